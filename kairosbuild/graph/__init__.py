@@ -1,0 +1,1 @@
+"""The idea: nodes, kinds, keys, and why something would be rebuilt."""

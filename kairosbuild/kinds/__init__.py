@@ -1,0 +1,1 @@
+"""One file per kind of node, and the table of them."""

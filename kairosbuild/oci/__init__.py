@@ -1,0 +1,1 @@
+"""Layers, indexes, merging, images and layouts as the OCI image specification defines them."""

@@ -1,0 +1,1 @@
+"""From YAML text to declarations: located values, typed fields, variables, workspace and lock files."""

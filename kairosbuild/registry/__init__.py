@@ -1,0 +1,1 @@
+"""OCI registries: push, pull, and the cache they hold."""

@@ -1,0 +1,1 @@
+"""What outlives a run: blobs, action records, locks, leases, garbage collection."""
