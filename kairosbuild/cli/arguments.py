@@ -46,7 +46,9 @@ LOCKED = flag("--locked", help="a stale or missing lock file is an error", actio
 OFFLINE = flag("--offline", help="reach no network: lock and caches alone", action="store_true")
 MIRROR = flag("--mirror", help="where a named mirror is", action="append", default=[], metavar="NAME=URL")
 PROGRESS = flag(
-    "--progress", help="how to show progress (default: auto)", default="auto",
+    "--progress",
+    help="how to show progress (default: auto)",
+    default="auto",
     choices=("auto", "plain", "json", "none"),
 )
 JOBS = flag("-j", "--jobs", help="how many nodes at once (default: one a CPU)", type=int, metavar="N")
@@ -60,93 +62,180 @@ BUILDING = (JOBS, KEEP_GOING, PROGRESS, EVENTS, TRACE)
 
 VERBS = (
     Verb(
-        "run", "plan, build and publish a recipe",
-        (RECIPE, NODES, *INPUT[1:], *BUILDING, JSON, PLAIN_HTTP,
-         flag("--push", help="publish to this registry reference instead of the recipe's", metavar="REF"),
-         flag("--no-publish", help="build only", action="store_true"),
-         flag("-o", "--output", help="copy a node's result to FILE", action="append", default=[],
-              metavar="NODE=FILE")),
-        ("kbuild run recipes/debian.yaml", "kbuild run recipes/debian.yaml disk -o disk=debian.qcow2",
-         "kbuild run recipes/debian.yaml --push localhost:5000/os/debian"),
+        "run",
+        "plan, build and publish a recipe",
+        (
+            RECIPE,
+            NODES,
+            *INPUT[1:],
+            *BUILDING,
+            JSON,
+            PLAIN_HTTP,
+            flag("--push", help="publish to this registry reference instead of the recipe's", metavar="REF"),
+            flag("--no-publish", help="build only", action="store_true"),
+            flag(
+                "-o",
+                "--output",
+                help="copy a node's result to FILE",
+                action="append",
+                default=[],
+                metavar="NODE=FILE",
+            ),
+        ),
+        (
+            "kbuild run recipes/debian.yaml",
+            "kbuild run recipes/debian.yaml disk -o disk=debian.qcow2",
+            "kbuild run recipes/debian.yaml --push localhost:5000/os/debian",
+        ),
     ),
     Verb(
-        "plan", "what would run, what is a hit, what waits, and why",
+        "plan",
+        "what would run, what is a hit, what waits, and why",
         (RECIPE, NODES, *INPUT[1:], JSON),
         ("kbuild plan recipes/debian.yaml", "kbuild plan recipes/debian.yaml --json"),
     ),
     Verb(
-        "why", "why a node would be rebuilt: which field, file or input differs from its last result",
+        "why",
+        "why a node would be rebuilt: which field, file or input differs from its last result",
         (RECIPE, NODE, *INPUT[1:], JSON),
         ("kbuild why recipes/debian.yaml disk",),
     ),
     Verb(
-        "graph", "draw the graph",
-        (RECIPE, SET, flag("--format", help="dot, mermaid or svg (default: dot)", default="dot",
-                           choices=("dot", "mermaid", "svg"))),
+        "graph",
+        "draw the graph",
+        (
+            RECIPE,
+            SET,
+            flag(
+                "--format",
+                help="dot, mermaid or svg (default: dot)",
+                default="dot",
+                choices=("dot", "mermaid", "svg"),
+            ),
+        ),
         ("kbuild graph recipes/debian.yaml --format svg > debian.svg",),
     ),
     Verb(
-        "query", "ask the graph: deps NODE, rdeps NODE, somepath FROM TO",
-        (RECIPE, flag("question", help="deps, rdeps or somepath", choices=("deps", "rdeps", "somepath")),
-         flag("nodes", help="the nodes asked about", nargs="+", metavar="NODE"), SET, JSON),
-        ("kbuild query recipes/debian.yaml rdeps kernel", "kbuild query recipes/debian.yaml somepath disk base"),
+        "query",
+        "ask the graph: deps NODE, rdeps NODE, somepath FROM TO",
+        (
+            RECIPE,
+            flag("question", help="deps, rdeps or somepath", choices=("deps", "rdeps", "somepath")),
+            flag("nodes", help="the nodes asked about", nargs="+", metavar="NODE"),
+            SET,
+            JSON,
+        ),
+        (
+            "kbuild query recipes/debian.yaml rdeps kernel",
+            "kbuild query recipes/debian.yaml somepath disk base",
+        ),
     ),
     Verb(
-        "lock", "resolve every mutable input into the lock file beside the recipe",
-        (RECIPE, SET, CACHE, MIRROR, PROGRESS, JSON,
-         flag("--update", help="resolve these nodes anew (all of them without a name)", nargs="*",
-              metavar="NODE")),
+        "lock",
+        "resolve every mutable input into the lock file beside the recipe",
+        (
+            RECIPE,
+            SET,
+            CACHE,
+            MIRROR,
+            PROGRESS,
+            JSON,
+            flag(
+                "--update",
+                help="resolve these nodes anew (all of them without a name)",
+                nargs="*",
+                metavar="NODE",
+            ),
+        ),
         ("kbuild lock recipes/debian.yaml", "kbuild lock recipes/debian.yaml --update kernel"),
     ),
     Verb(
-        "push", "publish what a recipe has built to a registry",
-        (RECIPE, flag("reference", help="where to, e.g. localhost:5000/os/debian", metavar="REF"),
-         *INPUT[1:], *BUILDING, JSON, PLAIN_HTTP),
+        "push",
+        "publish what a recipe has built to a registry",
+        (
+            RECIPE,
+            flag("reference", help="where to, e.g. localhost:5000/os/debian", metavar="REF"),
+            *INPUT[1:],
+            *BUILDING,
+            JSON,
+            PLAIN_HTTP,
+        ),
         ("kbuild push recipes/debian.yaml localhost:5000/os/debian",),
     ),
     Verb(
-        "pull", "get a published artifact back, verified",
-        (flag("reference", help="a registry reference, or oci:DIR:TAG for a layout on disk", metavar="REF"),
-         flag("-o", "--output", help="the folder to put it in (default: here)", default=".", metavar="DIR"),
-         PLAIN_HTTP, PROGRESS, JSON),
+        "pull",
+        "get a published artifact back, verified",
+        (
+            flag(
+                "reference", help="a registry reference, or oci:DIR:TAG for a layout on disk", metavar="REF"
+            ),
+            flag(
+                "-o", "--output", help="the folder to put it in (default: here)", default=".", metavar="DIR"
+            ),
+            PLAIN_HTTP,
+            PROGRESS,
+            JSON,
+        ),
         ("kbuild pull oci:dist/debian:latest-disk -o /tmp",),
     ),
     Verb(
-        "boot", "boot a disk of the recipe in an emulator, its console on this terminal",
-        (RECIPE, flag("node", help="the disk (default: the recipe's only one)", nargs="?", metavar="NODE"),
-         *INPUT[1:], *BUILDING, flag("--memory", help="MiB of memory (default: 1024)", type=int, default=1024)),
+        "boot",
+        "boot a disk of the recipe in an emulator, its console on this terminal",
+        (
+            RECIPE,
+            flag("node", help="the disk (default: the recipe's only one)", nargs="?", metavar="NODE"),
+            *INPUT[1:],
+            *BUILDING,
+            flag("--memory", help="MiB of memory (default: 1024)", type=int, default=1024),
+        ),
         ("kbuild boot recipes/debian.yaml",),
     ),
     Verb(
-        "verify", "build twice in ways that should not matter, and name the first difference",
+        "verify",
+        "build twice in ways that should not matter, and name the first difference",
         (RECIPE, NODES, *INPUT[1:], JOBS, PROGRESS, JSON),
         ("kbuild verify recipes/debian.yaml",),
     ),
     Verb(
-        "check", "validate a recipe and say every problem at once",
+        "check",
+        "validate a recipe and say every problem at once",
         (RECIPE, SET, JSON),
         ("kbuild check recipes/debian.yaml",),
     ),
     Verb(
-        "schema", "print the JSON Schema for editors, or the field reference",
-        (flag("--of", help="recipe, workspace or reference (default: recipe)", default="recipe",
-              choices=("recipe", "workspace", "reference")),),
+        "schema",
+        "print the JSON Schema for editors, or the field reference",
+        (
+            flag(
+                "--of",
+                help="recipe, workspace or reference (default: recipe)",
+                default="recipe",
+                choices=("recipe", "workspace", "reference"),
+            ),
+        ),
         ("kbuild schema > schema/recipe.schema.json",),
     ),
     Verb(
-        "init", "start a workspace: BUILD.yaml, a recipe and an overlay",
+        "init",
+        "start a workspace: BUILD.yaml, a recipe and an overlay",
         (flag("folder", help="where (default: here)", nargs="?", default="."),),
         ("kbuild init my-os",),
     ),
     Verb(
-        "cache", "look at the store, tidy it, prove it",
-        (flag("question", help="stat, gc or verify", choices=("stat", "gc", "verify")), CACHE, JSON,
-         flag("--keep", help="gc: keep at most this much, e.g. 20G", metavar="SIZE"),
-         flag("--older", help="gc: drop what was not used for this long, e.g. 14d", metavar="AGE")),
+        "cache",
+        "look at the store, tidy it, prove it",
+        (
+            flag("question", help="stat, gc or verify", choices=("stat", "gc", "verify")),
+            CACHE,
+            JSON,
+            flag("--keep", help="gc: keep at most this much, e.g. 20G", metavar="SIZE"),
+            flag("--older", help="gc: drop what was not used for this long, e.g. 14d", metavar="AGE"),
+        ),
         ("kbuild cache stat", "kbuild cache gc --keep 20G", "kbuild cache verify"),
     ),
     Verb(
-        "completion", "print a completion script for a shell",
+        "completion",
+        "print a completion script for a shell",
         (flag("shell", help="bash, zsh or fish", choices=("bash", "zsh", "fish")),),
         ('eval "$(kbuild completion bash)"',),
     ),
@@ -162,7 +251,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def parser(only: str = "") -> argparse.ArgumentParser:
     """The parser; with `only`, the flags of the other verbs are left out, which is quicker."""
     top = argparse.ArgumentParser(
-        prog="kbuild", formatter_class=_Help,
+        prog="kbuild",
+        formatter_class=_Help,
         description="Build bootable operating systems from a recipe, as a graph that rebuilds only what it must.",
         epilog="start with:  kbuild run recipes/debian.yaml\nhelp on a verb:  kbuild run --help",
     )
@@ -174,7 +264,11 @@ def parser(only: str = "") -> argparse.ArgumentParser:
             continue
         examples = "examples:\n" + "\n".join(f"  {line}" for line in verb.examples)
         sub = verbs.add_parser(
-            verb.name, help=verb.help, description=_sentence(verb.help), epilog=examples, formatter_class=_Help
+            verb.name,
+            help=verb.help,
+            description=_sentence(verb.help),
+            epilog=examples,
+            formatter_class=_Help,
         )
         for one in verb.flags:
             sub.add_argument(*one.names, help=one.help, **one.more)

@@ -9,6 +9,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
 from kairosbuild.cli.style import style
@@ -32,8 +33,13 @@ def reporter(choice: str, stream: TextIO = sys.stderr) -> Reporter:
     """The reporter for `--progress`; `auto` is bars on a terminal and plain lines elsewhere."""
     if choice == "auto":
         choice = "bars" if stream.isatty() else "plain"
-    made = {"bars": Bars, "plain": Plain, "json": JsonLines, "none": Silent}[choice]
-    return made(stream)
+    made: dict[str, Callable[[TextIO], Reporter]] = {
+        "bars": Bars,
+        "plain": Plain,
+        "json": JsonLines,
+        "none": Silent,
+    }
+    return made[choice](stream)
 
 
 class Silent:
@@ -140,8 +146,15 @@ class Bars:
 
         if self._bytes is None:
             self._bytes = tqdm(
-                total=0, desc="bytes", file=self._stream, unit="B", unit_scale=True, unit_divisor=1024,
-                leave=False, position=1, mininterval=self._EVERY,
+                total=0,
+                desc="bytes",
+                file=self._stream,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+                leave=False,
+                position=1,
+                mininterval=self._EVERY,
             )
         if event.type == "transfer-started":
             self._bytes.total += int(event.data.get("size", 0))

@@ -13,7 +13,12 @@ from typing import Any
 from kairosbuild.core.atomic import write_bytes
 from kairosbuild.core.events import Event
 
-_ENDS = {"node-finished": "node", "node-failed": "node", "action-finished": "action", "transfer-finished": "transfer"}
+_ENDS = {
+    "node-finished": "node",
+    "node-failed": "node",
+    "action-finished": "action",
+    "transfer-finished": "transfer",
+}
 
 
 class Trace:
@@ -23,7 +28,7 @@ class Trace:
         self._path = Path(path)
         self._lock = threading.Lock()
         self._open: dict[tuple[str, str], tuple[float, int]] = {}
-        self._rows: list[int] = []       # which row each running node has
+        self._rows: list[int] = []  # which row each running node has
         self._spans: list[dict[str, Any]] = []
 
     def __call__(self, event: Event) -> None:
@@ -44,7 +49,12 @@ class Trace:
         if thread not in self._rows:
             self._rows.append(thread)
         return {
-            "name": event.subject, "cat": kind, "ph": "X", "pid": 1, "tid": self._rows.index(thread) + 1,
-            "ts": round(began * 1e6), "dur": round((event.at - began) * 1e6),
+            "name": event.subject,
+            "cat": kind,
+            "ph": "X",
+            "pid": 1,
+            "tid": self._rows.index(thread) + 1,
+            "ts": round(began * 1e6),
+            "dur": round((event.at - began) * 1e6),
             "args": {key: value for key, value in event.data.items() if isinstance(value, str | int | float)},
         }

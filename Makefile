@@ -1,0 +1,24 @@
+# Two commands: `make run` builds, boots and publishes recipes/debian.yaml; `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+
+run: $(VENV)/ready
+	$(VENV)/bin/kbuild run recipes/debian.yaml
+
+test: $(VENV)/ready-test
+	$(VENV)/bin/python -m pytest
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/ready-test: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable '.[test,lint,bench]'
+	touch $@ $(VENV)/ready
+
+bench: $(VENV)/ready-test
+	$(VENV)/bin/python -m benchmarks all
+
+.PHONY: run test bench

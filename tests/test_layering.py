@@ -1,0 +1,80 @@
+"""Data flows one way: what each room may import, held against the AST, lazy and type-only imports included."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "kairosbuild"
+MAY_IMPORT = {
+    "core": set(),
+    "recipe": {"core"},
+    "oci": {"core"},
+    "store": {"core"},
+    "sources": {"core", "oci"},
+    "boot": {"core", "oci"},
+    "graph": {"core", "recipe"},
+    "kinds": {"core", "oci", "graph", "recipe", "sources", "boot"},
+    "execute": {"core", "graph", "store", "oci", "recipe"},
+    "registry": {"core", "oci", "store"},
+    "node": set(),
+    "cli": {"core", "recipe", "oci", "store", "sources", "boot", "graph", "kinds", "execute", "registry"},
+}
+# A library that only these files may name: each stands behind one door.
+ONLY_IN = {
+    "networkx": {"graph/dag.py"},
+    "diskcache": {"store/actions.py", "store/disk.py"},
+    "tqdm": {"cli/progress.py"},
+    "oras": {"registry/client.py"},
+    "pysequoia": {"sources/openpgp.py"},
+    "yaml": {"recipe/located.py"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(ROOT).as_posix())
+def test_imports_only_downwards(file: Path) -> None:
+    room = file.relative_to(ROOT).parts[0]
+    if room == "__init__.py":
+        return
+    allowed = MAY_IMPORT[room] | {room}
+    rooms = {name.split(".")[1] for name in imported(file) if name.startswith("kairosbuild.")}
+    assert rooms & set(MAY_IMPORT) <= allowed, f"{room} may not import {sorted(rooms & set(MAY_IMPORT) - allowed)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(ROOT).as_posix())
+def test_libraries_stand_behind_one_door(file: Path) -> None:
+    here = file.relative_to(ROOT).as_posix()
+    tops = {name.split(".")[0] for name in imported(file)}
+    wrong = [library for library, doors in ONLY_IN.items() if library in tops and here not in doors]
+    assert not wrong, f"{here} imports {wrong}; only {[ONLY_IN[w] for w in wrong]} may"
+
+
+def test_kinds_never_import_each_other() -> None:
+    for file in (ROOT / "kinds").glob("*.py"):
+        others = {n for n in imported(file) if n.startswith("kairosbuild.kinds.")}
+        assert file.name == "table.py" or not others, f"{file.name} imports {others}"
+
+
+def test_init_files_hold_a_docstring_only() -> None:
+    for file in ROOT.rglob("__init__.py"):
+        body = ast.parse(file.read_text()).body
+        assert ast.get_docstring(ast.parse(file.read_text())), file
+        assert all(isinstance(node, ast.Expr | ast.Assign) for node in body), file
+
+
+def test_no_module_called_utils() -> None:
+    assert not [f for f in FILES if f.stem in {"utils", "util", "helpers", "misc", "common"}]
