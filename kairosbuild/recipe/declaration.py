@@ -33,7 +33,7 @@ class Publish:
     """What goes where once it is built, and what must have passed before."""
 
     targets: tuple[str, ...] = ()
-    to: str = ""                      # a reference, or `oci:DIR` for a layout on disk; "" is the default layout
+    to: str = ""                      # a reference, or `oci:DIR` for a layout; "" is the default one
     tags: tuple[str, ...] = ("latest",)
     requires: tuple[str, ...] = ()
     origin: Origin | None = field(default=None, compare=False)

@@ -14,9 +14,13 @@ node it names, a `source` the digests of the files it names, a `hint` nothing, t
 
 from __future__ import annotations
 
+import builtins
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal
 
 FieldType = Literal[
@@ -27,6 +31,7 @@ FieldType = Literal[
     "digest",     # "sha256:<64 hex>"
     "mode",       # file mode, octal text as "0644"
     "size",       # bytes as int; written "512M", "2G" or a number
+    "duration",   # seconds as int; written 90, "90s", "10m" or "2h"
     "ref",        # name of a node            → str
     "refs",       # list of node names        → tuple[str, ...]
     "refmap",     # {label: node name}        → Mapping[str, str]
@@ -54,7 +59,7 @@ class FieldInfo:
     least: int = 0                  # fewest items, or the smallest integer
     most: int | None = None         # largest integer
     pattern: str = ""               # a regular expression the whole text must match
-    record: type | None = None      # for record, records, recordmap
+    record: builtins.type | None = None  # for record, records, recordmap
     hint: bool = False              # timing and resources: beside the spec, never in a key
     names: bool = False             # for refs: the nodes' names themselves matter to the output
     check: Callable[[Any], str] | None = None
@@ -63,7 +68,11 @@ class FieldInfo:
 
 def field(info: FieldInfo) -> Any:
     """A dataclass field that carries its description."""
-    extra = {} if info.default is REQUIRED else {"default": info.default}
+    extra: dict[str, Any] = {}
+    if isinstance(info.default, Mapping | list):
+        extra["default_factory"] = lambda: copy.copy(info.default)
+    elif info.default is not REQUIRED:
+        extra["default"] = info.default
     return dataclasses.field(metadata={"kbuild": info}, kw_only=True, **extra)
 
 
@@ -100,6 +109,11 @@ def mode(doc: str, default: Any = REQUIRED, **more: Any) -> Any:
 def size(doc: str, default: Any = REQUIRED, **more: Any) -> Any:
     """A number of bytes; K, M, G and T are powers of 1024."""
     return field(FieldInfo("size", doc, default, **more))
+
+
+def duration(doc: str, default: Any = REQUIRED, **more: Any) -> Any:
+    """A time in seconds; s, m and h are units."""
+    return field(FieldInfo("duration", doc, default, **more))
 
 
 def ref(doc: str, default: Any = REQUIRED, **more: Any) -> Any:
@@ -152,6 +166,12 @@ def recordmap(doc: str, of: type, default: Any = REQUIRED, **more: Any) -> Any:
     return field(FieldInfo("recordmap", doc, default, record=of, **more))
 
 
+@cache
 def infos(spec: type) -> Mapping[str, FieldInfo]:
-    """The described fields of a spec class, in the order they were written."""
-    return {f.name: f.metadata["kbuild"] for f in dataclasses.fields(spec)}
+    """The described fields of a spec class, in the order they were written, by attribute name."""
+    return MappingProxyType({f.name: f.metadata["kbuild"] for f in dataclasses.fields(spec)})
+
+
+def written(attribute: str) -> str:
+    """How a recipe writes the name of this attribute: `from_` is `from`, which Python keeps for itself."""
+    return attribute.rstrip("_")
