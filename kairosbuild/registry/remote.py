@@ -1,0 +1,252 @@
+"""A repository of a registry as a target (OCI distribution specification 1.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from kairosbuild.core.atomic import replacing
+from kairosbuild.core.digest import CHUNK, Blob, is_digest
+from kairosbuild.core.errors import HostError
+from kairosbuild.registry.client import Access, Client, Response, read_all, read_chunks
+from kairosbuild.registry.reference import Reference
+from kairosbuild.registry.target import (
+    LARGEST_MANIFEST,
+    MANIFEST_TYPES,
+    Manifest,
+    OpenStream,
+    Progress,
+    silent,
+)
+
+_ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
+_MOST_TAG_PAGES = 1000
+
+
+class RemoteTarget:
+    """One repository, read and written through a shared `Client`."""
+
+    def __init__(self, reference: Reference, client: Client) -> None:
+        self.reference = reference.bare
+        self.name = str(self.reference)
+        self._client = client
+        self._pull = (Access(reference.repository, "pull"),)
+        self._push = (Access(reference.repository, "pull,push"),)
+
+    # -- blobs --------------------------------------------------------------------------------
+
+    def has_blob(self, blob: Blob) -> bool:
+        """One HEAD. Asked with the right to push, since a push is what it saves."""
+
+        def ask() -> bool:
+            url = self._client.url(self.reference, f"blobs/{blob.digest}")
+            with self._client.request("HEAD", url, access=self._push, ok=(200, 404)) as reply:
+                length = reply.headers.get("Content-Length", str(blob.size))
+                return reply.status_code == 200 and length == str(blob.size)
+
+        return bool(self._client.retry(ask))
+
+    def put_blob(
+        self, blob: Blob, open_stream: OpenStream, *, mount_from: str = "", progress: Progress = silent
+    ) -> int:
+        """POST for a place (or a mount from a repository of the same registry), one PUT of the bytes."""
+
+        def upload() -> int:
+            place = self._begin(blob, mount_from)
+            if not place:
+                return 0
+            url = _with_query(place, digest=blob.digest)
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
+            body = (lambda: _Upload(blob, open_stream, progress)) if blob.size else (lambda: b"")
+            with self._client.request(
+                "PUT", url, access=self._push, ok=(201, 204), headers=headers, body=body
+            ) as reply:
+                self._check_echo(reply, blob.digest)
+            return blob.size
+
+        return int(self._client.retry(upload))
+
+    def get_blob(self, blob: Blob, into: Path, *, progress: Progress = silent) -> None:
+        """Streamed to a temporary name, verified, renamed."""
+
+        def download() -> None:
+            url = self._client.url(self.reference, f"blobs/{blob.digest}")
+            with self._client.request("GET", url, access=self._pull) as reply, replacing(into) as out:
+                self._check_length(reply, blob)
+                sha, moved = hashlib.sha256(), 0
+                for chunk in read_chunks(reply, blob.size + 1):
+                    sha.update(chunk)
+                    out.write(chunk)
+                    moved += len(chunk)
+                    progress(moved)
+                self._check(blob, Blob(f"sha256:{sha.hexdigest()}", moved))
+
+        self._client.retry(download)
+
+    def _begin(self, blob: Blob, mount_from: str) -> str:
+        """Where the upload goes, or "" when the blob was mounted."""
+        url = self._client.url(self.reference, "blobs/uploads/")
+        access: tuple[Access, ...] = self._push
+        if mount_from and mount_from != self.reference.repository:
+            url = _with_query(url, mount=blob.digest, **{"from": mount_from})
+            access = (*self._push, Access(mount_from, "pull"))
+        with self._client.request(
+            "POST", url, access=access, ok=(201, 202), headers={"Content-Length": "0"}, body=lambda: b""
+        ) as reply:
+            if reply.status_code == 201:
+                return ""
+            location = reply.headers.get("Location", "")
+            if not location:
+                raise self._lied("gives no place for an upload")
+            return self._client.follow(str(reply.url), location)
+
+    # -- manifests ----------------------------------------------------------------------------
+
+    def head_manifest(self, version: str) -> str | None:
+        """One HEAD; a registry that names no digest there is asked for the manifest."""
+
+        def ask() -> str | None:
+            with self._client.request(
+                "HEAD", self._manifest_url(version), access=self._pull, ok=(200, 404), headers=_ACCEPT
+            ) as reply:
+                if reply.status_code == 404:
+                    return None
+                return reply.headers.get("Docker-Content-Digest", "")
+
+        found: str | None = self._client.retry(ask)
+        if found is None or is_digest(found):
+            return found
+        return self.get_manifest(version).blob.digest
+
+    def get_manifest(self, version: str) -> Manifest:
+        """One GET, verified against the digest asked for, and against the one told."""
+
+        def get() -> Manifest:
+            with self._client.request(
+                "GET", self._manifest_url(version), access=self._pull, headers=_ACCEPT
+            ) as reply:
+                data = read_all(reply, LARGEST_MANIFEST)
+                found = Manifest(reply.headers.get("Content-Type", "").partition(";")[0], data)
+                expected = version if is_digest(version) else found.blob.digest
+                self._check(Blob(expected, len(data)), found.blob)
+                self._check_echo(reply, found.blob.digest)
+                return found
+
+        manifest: Manifest = self._client.retry(get)
+        return manifest
+
+    def put_manifest(self, manifest: Manifest) -> None:
+        """PUT under its digest."""
+        self._put_manifest(manifest, manifest.blob.digest)
+
+    def tag(self, tags: Mapping[str, Manifest]) -> None:
+        """PUT under each tag, one right after the other, since a registry has no transaction."""
+        for tag, manifest in tags.items():
+            self._put_manifest(manifest, tag)
+
+    def tags(self) -> tuple[str, ...]:
+        """Every page of the list."""
+        url = self._client.url(self.reference, "tags/list")
+        found: set[str] = set()
+        for _ in range(_MOST_TAG_PAGES):
+            page, url = self._client.retry(partial(self._tags_page, url))
+            found |= set(page)
+            if not url:
+                break
+        return tuple(sorted(found))
+
+    def _put_manifest(self, manifest: Manifest, version: str) -> None:
+        def put() -> None:
+            with self._client.request(
+                "PUT",
+                self._manifest_url(version),
+                access=self._push,
+                ok=(201,),
+                headers={"Content-Type": manifest.media_type},
+                body=lambda: manifest.data,
+            ) as reply:
+                self._check_echo(reply, manifest.blob.digest)
+
+        self._client.retry(put)
+
+    def _tags_page(self, url: str) -> tuple[list[str], str]:
+        with self._client.request("GET", url, access=self._pull, ok=(200, 404)) as reply:
+            data = read_all(reply, LARGEST_MANIFEST)
+            if reply.status_code == 404:
+                return [], ""
+            try:
+                names = [str(name) for name in json.loads(data).get("tags") or []]
+            except (ValueError, AttributeError) as problem:
+                raise self._lied("lists its tags in no known shape") from problem
+            following = reply.links.get("next", {}).get("url")
+            return names, self._client.follow(url, following) if following else ""
+
+    def _manifest_url(self, version: str) -> str:
+        return self._client.url(self.reference, f"manifests/{quote(version, safe=':')}")
+
+    # -- distrust -----------------------------------------------------------------------------
+
+    def _check(self, expected: Blob, found: Blob) -> None:
+        if found != expected:
+            what = f"{found.size} bytes (of {expected.size}), {found.digest}"
+            raise self._lied(f"sends something else for {expected.digest}: {what}")
+
+    def _check_length(self, reply: Response, blob: Blob) -> None:
+        length = reply.headers.get("Content-Length")
+        if length is not None and length != str(blob.size):
+            raise self._lied(f"announces {length} bytes for {blob.digest}, which has {blob.size}")
+
+    def _check_echo(self, reply: Response, digest: str) -> None:
+        echo = reply.headers.get("Docker-Content-Digest", digest)
+        if echo != digest:
+            raise self._lied(f"calls {echo} what is {digest}")
+
+    def _lied(self, what: str) -> HostError:
+        return HostError(f"{self.name}: the registry {what}", reason="registry-lied")
+
+
+class _Upload:
+    """A blob's bytes in chunks. The last one is held back until the whole is known to be the blob's."""
+
+    def __init__(self, blob: Blob, open_stream: OpenStream, progress: Progress) -> None:
+        self._blob = blob
+        self._open = open_stream
+        self._progress = progress
+
+    def __len__(self) -> int:
+        return self._blob.size
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._chunks()
+        except OSError as problem:  # ours, not the network's: trying again will not help
+            what = f"{self._blob.digest} cannot be read: {problem}"
+            raise HostError(what, reason="blob-unreadable") from problem
+
+    def _chunks(self) -> Iterator[bytes]:
+        sha, read, held = hashlib.sha256(), 0, b""
+        with self._open() as stream:
+            while chunk := stream.read(CHUNK):
+                sha.update(chunk)
+                if held:
+                    yield held
+                    self._progress(read)
+                read += len(chunk)
+                held = chunk
+        if Blob(f"sha256:{sha.hexdigest()}", read) != self._blob:
+            what = f"the stored bytes are not {self._blob.digest} any more"
+            raise HostError(what, reason="blob-corrupt", hint="`kbuild cache verify` removes what is damaged")
+        yield held
+        self._progress(read)
+
+
+def _with_query(url: str, **more: str) -> str:
+    """The address with these added to its query."""
+    parts = urlsplit(url)
+    query = [*parse_qsl(parts.query, keep_blank_values=True), *more.items()]
+    return parts._replace(query=urlencode(query)).geturl()
+
