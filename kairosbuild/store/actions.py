@@ -1,0 +1,303 @@
+"""The action cache: key → what the action yielded. Everything doubtful in it is a miss, never an error.
+
+diskcache holds the rows and does the writing. Reading goes past it, straight to its database: a
+build in which everything hits reads thousands of rows in a few selects, and need not load diskcache.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kairosbuild.core import canonical
+from kairosbuild.core.errors import HostError
+from kairosbuild.store import record as records
+from kairosbuild.store.cas import Cas
+from kairosbuild.store.locks import Locks
+from kairosbuild.store.record import Record
+from kairosbuild.store.space import disk_full
+
+if TYPE_CHECKING:
+    import diskcache
+
+_MODE_RAW = 1  # diskcache.core: the value is in the row
+_RECORD, _LAST = "record:", "last:"
+_ROWS = 500  # keys in one select; sqlite allows 999 parameters in its oldest builds
+_WAIT = 600.0  # seconds to wait for another process's transaction
+_FRESH = 86_400.0  # seconds: how exact "last used" is, so that a hit need not write
+
+_Row = tuple[str, bytes | None]
+
+
+class ActionCache:
+    """The records under `root`, whose outputs live in `cas`. Any thread and any process may call it."""
+
+    def __init__(self, root: Path, cas: Cas) -> None:
+        self.root = root
+        self._cas = cas
+        self._file = f"{root}/cache.db"
+        self._locks = Locks(cas.root / "locks")
+        self.notes: list[str] = []
+        """What a person should know about the cache's own health."""
+        self._mutex = threading.RLock()
+        self._local = threading.local()
+        self._reader: sqlite3.Connection | None = None
+        self._writer: diskcache.Cache | None = None
+        self._pid = os.getpid()
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def get(self, key: str) -> Record | None:
+        """The record of this key, if it is sound and all its outputs are here."""
+        return self.get_many((key,)).get(key)
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Record]:
+        """The sound records of these keys whose outputs are all here."""
+        found, stale, now = {}, [], time.time()
+        for row, data, used in self._select(_RECORD + key for key in keys):
+            key = row[len(_RECORD) :]
+            record = records.loads(key, data)
+            if record is None:
+                continue
+            found[key] = record
+            if not isinstance(used, float) or used < now - _FRESH:
+                stale.append(key)
+        lacking = self._cas.missing(blob for record in found.values() for blob in record.outputs.values())
+        if lacking:
+            found = {key: record for key, record in found.items() if lacking.isdisjoint(record.outputs.values())}
+        self._touch(key for key in stale if key in found)
+        return found
+
+    def last(self, name: str) -> str | None:
+        """The key this name (of a recipe's node) had when it was last built or found."""
+        return self.lasts((name,)).get(name)
+
+    def lasts(self, names: Iterable[str]) -> dict[str, str]:
+        """The last keys of many names at once."""
+        found = {}
+        for row, data, _ in self._select(_LAST + name for name in names):
+            value = records.document(data)
+            if isinstance(value, dict) and value.get("name") == row[len(_LAST) :]:
+                found[row[len(_LAST) :]] = str(value.get("key"))
+        return found
+
+    def peek(self, key: str) -> Record | None:
+        """The record of this key even if its outputs are gone: to say what was, not to use it."""
+        for _, data, _ in self._select((_RECORD + key,)):
+            return records.loads(key, data)
+        return None
+
+    def all(self) -> Iterator[tuple[str, float, bytes | None]]:
+        """Every row: its record key, when it was last used (Unix seconds), its bytes if they are whole.
+
+        A row that is no record of ours has its database key as it is and no bytes.
+        """
+        query = "SELECT key, raw, mode, access_time, value FROM Cache"
+        for key, raw, mode, used, value in self._query(query):
+            sound = raw == 1 and mode == _MODE_RAW and isinstance(key, str) and type(value) is bytes
+            if sound and key.startswith(_LAST):
+                continue
+            if sound and key.startswith(_RECORD) and records.loads(key[len(_RECORD) :], value):
+                yield key[len(_RECORD) :], float(used or 0), value
+            else:
+                yield str(key), 0.0, None
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def put(self, record: Record, *, last: str = "") -> None:
+        """Keep a record; with `last`, also as the latest of that name. Raises HostError `disk-full`."""
+        self._write([(_RECORD + record.key, records.dumps(record)), *_pointers({last: record.key} if last else {})])
+
+    def set_last(self, keys: Mapping[str, str]) -> None:
+        """Remember for each name the key it has now."""
+        self._write(_pointers(keys))
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Keep what this thread puts in the block in one transaction at its end: all of it or none, and much faster."""
+        if getattr(self._local, "rows", None) is not None:  # inside another batch
+            yield
+            return
+        self._local.rows = []
+        try:
+            yield
+            rows = self._local.rows
+        finally:
+            self._local.rows = None
+        self._write(rows)
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Forget these records."""
+        self._write([(_RECORD + key, None) for key in keys])
+
+    def sweep(self, before: float) -> None:
+        """Forget rows that are no sound records, and names whose record is gone and that are older than `before`."""
+        sound = {key for key, _, data in self.all() if data is not None}
+        query = "SELECT rowid, key, raw, mode, store_time, value FROM Cache"
+        unsound = []
+        for rowid, key, raw, mode, stored, value in self._query(query):
+            if not (raw == 1 and mode == _MODE_RAW and isinstance(key, str) and type(value) is bytes):
+                unsound.append(rowid)
+            elif key.startswith(_LAST):
+                pointed = records.document(value)
+                gone = not isinstance(pointed, dict) or pointed.get("key") not in sound
+                if gone and float(stored or 0) < before:
+                    unsound.append(rowid)
+            elif key.removeprefix(_RECORD) not in sound:
+                unsound.append(rowid)
+        if unsound:
+            self._execute("DELETE FROM Cache WHERE rowid = ?", [(rowid,) for rowid in unsound])
+
+    def close(self) -> None:
+        """Give the database handles of this thread back."""
+        with self._mutex:
+            if self._writer is not None:
+                self._writer.close()
+            if self._reader is not None:
+                self._reader.close()
+            self._reader = self._writer = None
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _write(self, rows: list[_Row]) -> None:
+        """Set these rows (delete where there is no value) in one transaction; a damaged database is replaced."""
+        waiting = getattr(self._local, "rows", None)
+        if waiting is not None:
+            waiting += rows
+        elif rows:
+            try:
+                self._transact(rows)
+            except sqlite3.DatabaseError as problem:
+                if not _is_damage(problem):
+                    raise _host(problem, self._file) from problem
+                self._set_aside()
+                self._transact(rows)
+
+    def _transact(self, rows: list[_Row]) -> None:
+        """One transaction; one thread at a time, because sqlite waits for a lock by sleeping."""
+        with self._mutex:
+            try:
+                cache = self._cache()
+                with cache.transact():
+                    for key, value in rows:
+                        if value is None:
+                            cache.delete(key)
+                        else:
+                            cache.set(key, value)
+            except BaseException:
+                self.close()
+                raise
+
+    def _cache(self) -> diskcache.Cache:
+        """diskcache over this folder: keeps everything until told, waits long, unpickles nothing."""
+        self._after_fork()
+        if self._writer is None:
+            from diskcache import Cache
+
+            from kairosbuild.store.inline import InlineDisk
+
+            self._writer = Cache(
+                str(self.root), timeout=_WAIT, disk=InlineDisk, eviction_policy="none", cull_limit=0, statistics=0
+            )
+        return self._writer
+
+    def _touch(self, keys: Iterable[str]) -> None:
+        rows = [(time.time(), _RECORD + key) for key in keys]
+        if rows:
+            with suppress(sqlite3.Error):  # a store that cannot be written still hits
+                self._execute("UPDATE Cache SET access_time = ? WHERE key = ? AND raw = 1", rows)
+
+    def _select(self, rows: Iterable[str]) -> Iterator[tuple[str, bytes, Any]]:
+        """The rows that hold plain bytes inline; any other is passed over."""
+        names = list(rows)
+        for start in range(0, len(names), _ROWS):
+            part = names[start : start + _ROWS]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT key, value, access_time FROM Cache WHERE raw = 1 AND mode = 1 AND key IN ({marks})"  # noqa: S608 (marks are question marks)
+            for key, value, used in self._query(query, part):
+                if isinstance(key, str) and type(value) is bytes:
+                    yield key, value, used
+
+    def _query(self, query: str, arguments: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows, or none where there is no database yet or it is damaged."""
+        try:
+            with self._mutex:
+                reader = self._connection()
+                return reader.execute(query, tuple(arguments)).fetchall() if reader else []
+        except sqlite3.Error as problem:
+            if _is_damage(problem):
+                self._set_aside()
+            elif "no such table" not in str(problem):  # its maker was killed before it made any
+                raise _host(problem, self._file) from problem
+            return []
+
+    def _execute(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        with self._mutex:
+            connection = self._connection()
+            if connection:
+                connection.execute("BEGIN IMMEDIATE")
+                with connection:
+                    connection.executemany(statement, rows)
+
+    def _connection(self) -> sqlite3.Connection | None:
+        self._after_fork()
+        if self._reader is None and os.path.exists(self._file):  # noqa: PTH110
+            self._reader = sqlite3.connect(
+                self._file, timeout=_WAIT, isolation_level=None, check_same_thread=False
+            )
+        return self._reader
+
+    def _after_fork(self) -> None:
+        if self._pid != os.getpid():  # sqlite forbids a connection to cross a fork, even to be closed
+            self._reader = self._writer = None
+            self._pid = os.getpid()
+
+    def _set_aside(self) -> None:
+        """Move a database that sqlite cannot read out of the way; the next write starts a new one."""
+        with self._mutex, self._locks.hold("actions"):
+            self.close()
+            if os.path.exists(self._file) and not _healthy(self._file):  # noqa: PTH110
+                aside = f"{self._cas.root}/damaged/actions-{time.time_ns()}"
+                os.makedirs(aside)  # noqa: PTH103
+                for name in ("cache.db", "cache.db-wal", "cache.db-shm"):
+                    with suppress(FileNotFoundError):
+                        os.rename(f"{self.root}/{name}", f"{aside}/{name}")  # noqa: PTH104
+                self.notes.append(f"the action cache was damaged; it was moved to {aside} and started anew")
+
+
+def _pointers(keys: Mapping[str, str]) -> list[_Row]:
+    return [
+        (_LAST + name, records.sealed(canonical.dumps({"name": name, "key": key}))) for name, key in keys.items()
+    ]
+
+
+def _healthy(file: str) -> bool:
+    """Whether sqlite finds nothing wrong: another process may have replaced the file in the meantime."""
+    try:
+        with closing(sqlite3.connect(file, timeout=_WAIT, isolation_level=None)) as connection:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.Error:
+        return False
+
+
+def _is_damage(problem: sqlite3.Error) -> bool:
+    """Whether this says that the file's content is wrong, rather than the disk, the rights or the traffic.
+
+    IntegrityError counts: an index that contradicts its table. So does a read that ends early.
+    """
+    if isinstance(problem, sqlite3.OperationalError):
+        text = str(problem)
+        return "disk I/O error" in text or "malformed" in text or "no such column" in text
+    return isinstance(problem, sqlite3.DatabaseError)
+
+
+def _host(problem: sqlite3.Error, where: str) -> HostError:
+    if "full" in str(problem):
+        return disk_full(where)
+    return HostError(f"the action cache cannot be used: {problem} ({where})", reason="store-unusable")
