@@ -1,0 +1,225 @@
+"""A recipe file to a `Recipe`: read, typed, checked as a whole, with all problems at once.
+
+The default epoch is a constant and not the date of a commit or of today, so that the same recipe
+gives the same bytes whenever and from whatever checkout it is built. It lies after 1980, where the
+clocks of FAT and zip begin, and before any build, so that no file is from the future.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from kairosbuild.core.errors import InputError, KbuildError, Origin, nearest, raise_problems
+from kairosbuild.recipe import checks, located, variables
+from kairosbuild.recipe.declaration import Declaration, Publish, Recipe
+from kairosbuild.recipe.fields import choice, duration, infos, integer, record, refs, size, text, texts
+from kairosbuild.recipe.located import Fields, Located, Text, describe
+from kairosbuild.recipe.typed import Reader, Typed
+from kairosbuild.recipe.workspace import Workspace
+
+EPOCH = 1735689600   # 2025-01-01T00:00:00Z
+PLATFORMS = ("linux/amd64", "linux/arm64")
+NODE_NAME = r"[a-z0-9][a-z0-9_.-]{0,127}"
+RECIPE_NAME = r"[a-z0-9][a-z0-9_.-]{0,127}"
+TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+
+
+class KindInfo(Protocol):
+    """What the parser has to know of a kind. A method `check`, if it has one, is asked as well:
+
+    `check(name, declaration, declarations_by_name) -> [(field, message, hint), …]`, for what
+    only shows across nodes. It is called when everything else is right.
+    """
+
+    Spec: Any
+    produces: Any
+
+
+@dataclass(frozen=True, slots=True)
+class PublishSpec:
+    """What goes where once it is built, and what must have passed before."""
+
+    targets: tuple[str, ...] = refs("Nodes whose results are published.", ())
+    to: str = text("Where to: a reference, or `oci:DIR` for an image layout on disk.", "",
+                   example="registry.example.com/os/debian")
+    tags: tuple[str, ...] = texts("Tags that name it there.", ("latest",), least=1, pattern=TAG)
+    requires: tuple[str, ...] = refs("Nodes that must have succeeded first, such as tests.", ())
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSpec:
+    """The top of a recipe, beside `vars` and `nodes`."""
+
+    version: int = integer("Version of the recipe language; this is 1.", least=1, most=1)
+    name: str | None = text("Name of what is built; the file's own name if left out.", None,
+                            pattern=RECIPE_NAME, example="debian")
+    publish: PublishSpec | None = record("What is published, and where.", PublishSpec, None)
+    epoch: int = integer("Seconds since 1970 that every timestamp in an output is clamped to.", EPOCH,
+                         least=315532800, most=4294967295)
+    platform: str = choice("What the outputs run on.", PLATFORMS, PLATFORMS[0])
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHints:
+    """Fields that every node has beside those of its kind. None of them is part of a key."""
+
+    timeout: int | None = duration("Seconds after which the node has failed.", None, hint=True, least=1)
+    cpu: int | None = integer("Processors the node keeps busy.", None, hint=True, least=1)
+    memory: int | None = size("Memory the node needs.", None, hint=True, least=1)
+    tags: tuple[str, ...] = texts("Words to select nodes by.", (), hint=True)
+    doc: str | None = text("What this node is for.", None, hint=True)
+
+
+ALSO_TOP = frozenset(("vars", "nodes"))
+ALSO_NODE = frozenset(("kind", *infos(NodeHints)))
+
+
+def load(
+    file: Path, kinds: Mapping[str, Any], *, workspace: Workspace, set_vars: Mapping[str, str] | None = None
+) -> Recipe:
+    """The recipe in this file. Raises InputError, or Problems, with file, line and column."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}", reason="no-recipe", hint="name a recipe file") from None
+    return parse(data, str(file), kinds, workspace=workspace, set_vars=set_vars)
+
+
+def parse(
+    data: bytes, file: str, kinds: Mapping[str, Any], *, workspace: Workspace,
+    set_vars: Mapping[str, str] | None = None,
+) -> Recipe:
+    """The recipe that these bytes are; `file` is for messages, and for the name if none is given."""
+    root = located.read(data, file)
+    if not isinstance(root, Fields):
+        message = f"a recipe is a mapping, not {describe(root)}"
+        raise _error(message, "wrong-type", root, "start with version: 1")
+    return _Loading(root, file, kinds, workspace, set_vars or {}).recipe()
+
+
+class _Loading:
+    """One recipe on its way from located values to declarations."""
+
+    def __init__(
+        self, root: Fields, file: str, kinds: Mapping[str, Any], workspace: Workspace,
+        given: Mapping[str, str],
+    ) -> None:
+        self.root, self.file, self.kinds, self.workspace = root, file, kinds, workspace
+        self.problems: list[KbuildError] = []
+        declared = variables.declared(root.fields.get("vars"), self.problems)
+        self.problems += variables.undeclared(given, declared, file)
+        self.variables = variables.Variables(declared, given)
+        self.values = self.variables.all(self.problems)
+        self.reader = Reader(self.variables, self.problems)
+        self.nodes: list[checks.Node] = []
+
+    def recipe(self) -> Recipe:
+        top = self._top()
+        for name, node in self._entries():
+            self._node(name, node)
+        names = frozenset(self._entries_named())
+        self.problems += checks.references(self.nodes, top.nodes, names)
+        self.problems += checks.cycles(self.nodes)
+        self.problems += checks.sources(self.nodes, self.workspace.root)
+        if not self.problems:
+            self.problems += checks.of_kinds(self.nodes)
+        raise_problems(self.problems)
+        return self._result(top)
+
+    def _top(self) -> Typed:
+        root = self.root
+        also = ALSO_TOP
+        if "include" in root.keys:
+            also |= {"include"}
+            self._note("include is not read yet", "unsupported", root.keys["include"], "keep it in one file")
+        if "nodes" not in root.fields:
+            self._note("the recipe: the field 'nodes' is missing", "missing-field", root, "name → node")
+        top = self.reader.fields(RecipeSpec, root, "the recipe", also=also)
+        if top.spec.get("name") is None and "name" not in root.fields:
+            top.spec["name"] = self._stem()
+        return top
+
+    def _stem(self) -> str:
+        stem = Path(self.file).stem
+        if not re.fullmatch(RECIPE_NAME, stem):
+            self._note(f"{stem!r} cannot name a recipe", "missing-field", self.root, "give it a name: field")
+        return stem
+
+    def _entries(self) -> list[tuple[str, Located]]:
+        nodes = self.root.fields.get("nodes")
+        if nodes is not None and not isinstance(nodes, Fields):
+            message = f"nodes: a mapping is expected, not {describe(nodes)}"
+            self._note(message, "wrong-type", nodes, "name → node")
+        return list(nodes.fields.items()) if isinstance(nodes, Fields) else []
+
+    def _entries_named(self) -> list[str]:
+        nodes = self.root.fields.get("nodes")
+        return list(nodes.fields) if isinstance(nodes, Fields) else []
+
+    def _node(self, name: str, node: Located) -> None:
+        nodes = self.root.fields["nodes"]
+        assert isinstance(nodes, Fields)
+        key = nodes.keys[name]
+        if not re.fullmatch(NODE_NAME, name):
+            self._note(f"{name!r} cannot name a node", "bad-name", key, "a-z, 0-9, then also - _ .")
+        if not isinstance(node, Fields):
+            self._note(f"{name}: a mapping is expected, not {describe(node)}", "wrong-type", node, "")
+            return
+        kind = self._kind(name, node)
+        if kind is not None:
+            typed = self._fields(name, kind, node)
+            self.nodes.append(checks.Node(_declaration(name, kind, typed, key), typed, self.kinds[kind], key))
+
+    def _fields(self, name: str, kind: str, node: Fields) -> Typed:
+        spec = self.kinds[kind].Spec
+        typed = self.reader.fields(spec, node, f"{name} ({kind})", also=ALSO_NODE)
+        self.reader.common(NodeHints, node, typed, but=infos(spec))
+        return typed
+
+    def _kind(self, name: str, node: Fields) -> str | None:
+        found = node.fields.get("kind")
+        if found is None:
+            self._note(f"{name}: the field 'kind' is missing", "missing-field", node, _known(self.kinds))
+        elif not isinstance(found, Text):
+            self._note(f"{name}: a kind is one word, not {describe(found)}", "wrong-type", found, "")
+        elif found.value not in self.kinds:
+            hint = nearest(found.value, self.kinds)
+            self._note(f"{name}: there is no kind {found.value!r}", "unknown-kind", found, hint)
+        else:
+            return found.value
+        return None
+
+    def _result(self, top: Typed) -> Recipe:
+        return Recipe(
+            name=top.spec["name"], file=self.file, root=str(self.workspace.root), vars=self.values,
+            nodes=tuple(node.declaration for node in self.nodes), publish=_publish(top),
+            epoch=top.spec["epoch"], platform=top.spec["platform"],
+        )
+
+    def _note(self, message: str, reason: str, at: Located, hint: str) -> None:
+        self.problems.append(_error(message, reason, at, hint))
+
+
+def _declaration(name: str, kind: str, typed: Typed, key: Text) -> Declaration:
+    return Declaration(name, kind, typed.spec, typed.refs, typed.sources, typed.hints, key.origin)
+
+
+def _publish(top: Typed) -> Publish:
+    values = top.spec["publish"]
+    if values is None:
+        return Publish()
+    place = top.places["publish"].origin
+    return Publish(top.refs["publish.targets"], values["to"], tuple(values["tags"]),
+                   top.refs["publish.requires"], Origin(place.file, place.line, place.column))
+
+
+def _known(kinds: Mapping[str, Any]) -> str:
+    return "known: " + ", ".join(sorted(kinds))
+
+
+def _error(message: str, reason: str, at: Located, hint: str) -> InputError:
+    return InputError(message, reason=reason, hint=hint, origin=at.origin)

@@ -1,0 +1,192 @@
+"""The workspace: the folder that sources are relative to, and its settings in BUILD.yaml.
+
+Found by walking up from the current folder, then from the recipe's; a recipe without one works on
+defaults. What a person's own settings file says of mirrors and cache wins over the workspace's,
+since both are about the machine and neither is ever part of a key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from kairosbuild.core.errors import InputError, KbuildError, raise_problems
+from kairosbuild.recipe.fields import choice, flag, integer, record, text, textmap, texts
+from kairosbuild.recipe.instances import from_json
+
+FILE = "BUILD.yaml"
+MIRROR = r"(?:https?|file)://[^\s]+"
+SUITE = "trixie"
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """Flags of the command line that need not be repeated."""
+
+    jobs: int | None = integer("Nodes built at a time; as many as there are processors if left out.", None,
+                               least=1, most=4096)
+    keep_going: bool = flag("Build what does not depend on a failed node.")
+    progress: str = choice("How progress is shown.", ("auto", "plain", "json", "none"), "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Where results are kept and shared."""
+
+    dir: str = text("The store's folder, relative to the workspace.", "cache", least=1)
+    from_: tuple[str, ...] = texts("Repositories of a registry that results are looked up in.", ())
+    to: str = text("Repository of a registry that results are put into.", "")
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """Where recipes publish to that name no place of their own."""
+
+    to: str = text("A reference, or `oci:DIR`.", "", example="registry.example.com/os")
+    insecure: bool = flag("Speak plain HTTP to it.")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolchainSettings:
+    """Where the tools trees come from."""
+
+    suite: str = text("The Debian suite that tools are taken from.", SUITE, pattern="[a-z][a-z-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFile:
+    """BUILD.yaml, the workspace file."""
+
+    version: int = integer("Version of this file's language; this is 1.", 1, least=1, most=1)
+    recipes: tuple[str, ...] = texts("Recipes of the workspace: paths or globs.", ("recipes/*.yaml",))
+    defaults: Defaults = record("Defaults of the command line.", Defaults, Defaults())
+    mirrors: Mapping[str, str] = textmap("Mirrors by name, as `debian: http://…`.", {}, pattern=MIRROR,
+                                         example="http://deb.debian.org/debian")
+    cache: CacheSettings = record("The store, and caches shared with others.", CacheSettings, CacheSettings())
+    registry: RegistrySettings = record("Where to publish.", RegistrySettings, RegistrySettings())
+    toolchain: ToolchainSettings = record("The pinned tools.", ToolchainSettings, ToolchainSettings())
+
+
+@dataclass(frozen=True, slots=True)
+class UserCache:
+    """The person's own say on the store."""
+
+    dir: str | None = text("The store's folder: absolute, or beginning with `~/`.", None,
+                           pattern=r"(?:/|~/).*")
+    from_: tuple[str, ...] | None = texts("Repositories that results are looked up in.", None)
+    to: str | None = text("Repository that results are put into.", None)
+
+
+@dataclass(frozen=True, slots=True)
+class UserFile:
+    """The settings file of one person, $XDG_CONFIG_HOME/kairosbuild/config.yaml."""
+
+    version: int = integer("Version of this file's language; this is 1.", 1, least=1, most=1)
+    mirrors: Mapping[str, str] = textmap("Mirrors by name.", {}, pattern=MIRROR)
+    cache: UserCache = record("The store, and caches shared with others.", UserCache, UserCache())
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The cache settings in force: `dir` is absolute."""
+
+    dir: Path
+    from_: tuple[str, ...] = ()
+    to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A workspace and every setting in force in it. `file` is None where defaults stand in."""
+
+    root: Path
+    cache: Cache
+    file: Path | None = None
+    recipes: tuple[str, ...] = ("recipes/*.yaml",)
+    defaults: Defaults = field(default_factory=Defaults)
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    registry: RegistrySettings = field(default_factory=RegistrySettings)
+    toolchain: ToolchainSettings = field(default_factory=ToolchainSettings)
+
+    def recipe_files(self) -> tuple[Path, ...]:
+        """The recipes that exist, sorted, each once."""
+        found = {path for pattern in self.recipes for path in self.root.glob(pattern) if path.is_file()}
+        return tuple(sorted(found))
+
+
+def find(start: Path, recipe: Path | None = None, *, user: Path | None = None) -> Workspace:
+    """The workspace for work in folder `start`, on this recipe. `user` is a settings file."""
+    root = _workspace_of(start, recipe)
+    workspace = _read_workspace(root / FILE) if root else _default(start, recipe)
+    return _with_user(workspace, user) if user is not None and user.is_file() else workspace
+
+
+def user_file(environ: Mapping[str, str]) -> Path:
+    """Where the person's own settings are."""
+    home = environ.get("XDG_CONFIG_HOME") or ""
+    base = Path(home) if home.startswith("/") else Path(environ.get("HOME") or "~").expanduser() / ".config"
+    return base / "kairosbuild" / "config.yaml"
+
+
+def _workspace_of(start: Path, recipe: Path | None) -> Path | None:
+    root = _above(start)
+    if recipe is None or (root and _absolute(recipe).is_relative_to(root)):
+        return root
+    return _above(recipe.parent)
+
+
+def _above(folder: Path) -> Path | None:
+    here = _absolute(folder)
+    return next((each for each in (here, *here.parents) if (each / FILE).is_file()), None)
+
+
+def _default(start: Path, recipe: Path | None) -> Workspace:
+    folder = _absolute(recipe.parent if recipe else start)
+    root = folder.parent if folder.name == "recipes" else folder
+    return Workspace(root, Cache(root / "cache"))
+
+
+def _read_workspace(file: Path) -> Workspace:
+    found = read_settings(file, BuildFile)
+    root = file.parent
+    cache = Cache(root / found.cache.dir, found.cache.from_, found.cache.to)
+    return Workspace(root, cache, file, found.recipes, found.defaults, found.mirrors, found.registry,
+                     found.toolchain)
+
+
+def _with_user(workspace: Workspace, file: Path) -> Workspace:
+    found = read_settings(file, UserFile)
+    own, cache = found.cache, workspace.cache
+    merged = Cache(
+        Path(own.dir).expanduser() if own.dir else cache.dir,
+        cache.from_ if own.from_ is None else own.from_,
+        cache.to if own.to is None else own.to,
+    )
+    return replace(workspace, cache=merged, mirrors={**workspace.mirrors, **found.mirrors})
+
+
+FileT = TypeVar("FileT")
+
+
+def read_settings(file: Path, spec: type[FileT]) -> FileT:
+    """A settings file as its spec. Raises InputError, or Problems, with places."""
+    from kairosbuild.recipe import located  # here: a workspace on defaults needs no YAML
+    from kairosbuild.recipe.typed import Reader
+    from kairosbuild.recipe.variables import Variables
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}", reason="no-settings") from None
+    problems: list[KbuildError] = []
+    root = located.read(data, str(file))
+    typed = Reader(Variables({}, {}), problems).fields(spec, root, file.name)
+    raise_problems(problems)
+    return from_json(spec, typed.spec)
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - without following links
