@@ -1,0 +1,113 @@
+"""The 512-byte ustar header of an entry, with a PAX header before it only where ustar cannot say it.
+
+POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header". One entry has one encoding:
+numeric owners, empty names of user and group, no times but mtime, records sorted by keyword.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from kairosbuild.oci.entry import Entry
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+
+Summed = tuple[bytes, int]
+"""Part of a header and what its bytes add to the checksum; the repeating parts are remembered."""
+
+_FLAG = {
+    "file": b"0", "hardlink": b"1", "symlink": b"2", "char": b"3", "block": b"4", "dir": b"5", "fifo": b"6"
+}
+_MAX_ID = 0o7777777
+_MAX_SIZE = 0o77777777777
+
+
+def padding(size: int) -> int:
+    """How many zero bytes follow this much content."""
+    return -size % BLOCK
+
+
+def encode(entry: Entry) -> bytes:
+    """The header blocks of an entry; its content and padding follow them."""
+    records: dict[bytes, bytes] = {}
+    name = entry.path.encode("utf-8", "surrogateescape")
+    if entry.type == "dir":
+        name += b"/"
+    prefix = b""
+    if len(name) > 100:
+        name, prefix = _split(name, records)
+    link = entry.target.encode("utf-8", "surrogateescape")
+    if len(link) > 100:
+        records[b"linkpath"], link = link, link[:100]
+    size, uid, gid, mtime = entry.size, entry.uid, entry.gid, entry.mtime
+    if size > _MAX_SIZE or uid > _MAX_ID or gid > _MAX_ID or mtime > _MAX_SIZE:
+        size, uid, gid, mtime = _overflow(entry, records)
+    for key, value in entry.xattrs:
+        records[b"SCHILY.xattr." + key.encode("utf-8", "surrogateescape")] = value
+    devices = (entry.major, entry.minor)
+    header = _ustar(
+        name, _owner(entry.mode, uid, gid), size, mtime, link, prefix, _kind(_FLAG[entry.type], devices)
+    )
+    return _pax(records) + header if records else header
+
+
+def _ustar(  # noqa: PLR0917  # the fields of a header in their order
+    name: bytes, owner: Summed, size: int, mtime: int, link: bytes, prefix: bytes, kind: Summed
+) -> bytes:
+    times = b"%011o\0%011o\0" % (size, mtime)
+    check = sum(name) + owner[1] + sum(times) + kind[1] + sum(link) + sum(prefix)
+    return b"".join((
+        name.ljust(100, b"\0"), owner[0], times, b"%06o\0 " % check, kind[0][:1], link.ljust(100, b"\0"),
+        kind[0][1:], prefix.ljust(167, b"\0"),
+    ))
+
+
+@lru_cache(4096)
+def _owner(mode: int, uid: int, gid: int) -> Summed:
+    text = b"%07o\0%07o\0%07o\0" % (mode & 0o7777, uid, gid)
+    return text, sum(text)
+
+
+@lru_cache(4096)
+def _kind(flag: bytes, devices: tuple[int, int]) -> Summed:
+    """The flag and what stands behind the link name; the sum counts the blank checksum too."""
+    text = flag + b"ustar\x0000" + bytes(64) + b"%07o\0%07o\0" % devices
+    return text, sum(text) + 8 * ord(" ")
+
+
+def _split(name: bytes, records: dict[bytes, bytes]) -> tuple[bytes, bytes]:
+    """A long name as name and prefix, cut at the first slash that fits; as a PAX record when none does."""
+    cut = name.find(b"/", len(name) - 101, len(name) - 1)
+    if 0 < cut <= 155:
+        return name[cut + 1:], name[:cut]
+    records[b"path"] = name
+    return name[:100], b""
+
+
+def _overflow(entry: Entry, records: dict[bytes, bytes]) -> tuple[int, int, int, int]:
+    fitting = []
+    for key, value, limit in (
+        (b"size", entry.size, _MAX_SIZE), (b"uid", entry.uid, _MAX_ID),
+        (b"gid", entry.gid, _MAX_ID), (b"mtime", entry.mtime, _MAX_SIZE),
+    ):
+        if value > limit:
+            records[key] = b"%d" % value
+        fitting.append(0 if value > limit else value)
+    size, uid, gid, mtime = fitting
+    return size, uid, gid, mtime
+
+
+def _pax(records: dict[bytes, bytes]) -> bytes:
+    body = b"".join(_record(key, records[key]) for key in sorted(records))
+    owner, kind = _owner(0o644, 0, 0), _kind(b"x", (0, 0))
+    header = _ustar(b"PaxHeaders/entry", owner, len(body), 0, b"", b"", kind)
+    return header + body + bytes(padding(len(body)))
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    if len(str(length)) > len(str(rest)):
+        length = rest + len(str(length))
+    return b"%d %s=%s\n" % (length, key, value)
