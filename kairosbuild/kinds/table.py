@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from kairosbuild.graph.node import Kind, KindTable
+from kairosbuild.kinds.fetch import Fetch
+from kairosbuild.kinds.overlay import Overlay
+from kairosbuild.kinds.run import Rule, Run
 
-_KINDS: tuple[Kind, ...] = ()
+_KINDS: tuple[Kind, ...] = (
+    Fetch(),
+    Overlay(),
+    Rule(),
+    Run(),
+)
 
 TABLE: KindTable = {kind.name: kind for kind in _KINDS}

@@ -1,0 +1,174 @@
+"""Kinds `run` and `rule`: a command in the sandbox; one makes a layer of what it changes, one files."""
+
+from __future__ import annotations
+
+import posixpath
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kairosbuild.core.digest import Blob
+from kairosbuild.core.errors import NodeError
+from kairosbuild.graph.action import Action
+from kairosbuild.graph.node import UNLOCKED, Input, Locked, Locker, Outputs, SourceFile, Task
+from kairosbuild.graph.stack import stack_of, stored_outputs
+from kairosbuild.recipe.fields import duration, refmap, refs, sourcemap, text, textmap, texts
+
+_SMALL = 1 << 20  # bytes; larger sources are moved into the store by way of a file
+_LINKS = 40       # links followed one after the other, as Linux does
+
+ROOT = ("layer", "tools")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """A command over a stack of layers."""
+
+    on: tuple[str, ...] = refs("Layers that are the command's root, bottom to top.", accepts=ROOT, least=1)
+    command: str = text("What `/bin/sh -euc` runs, as root.", least=1)
+    arguments: tuple[str, ...] = texts("The command's $1, $2, …", ())
+    inputs: Mapping[str, str] = refmap(
+        "Nodes whose files are at /in/LABEL (at /in/LABEL/OUTPUT when a node has several).", {}
+    )
+    sources: Mapping[str, str] = sourcemap("Files and folders of the workspace at /in/LABEL.", {})
+    env: Mapping[str, str] = textmap("Environment variables.", {})
+    drop: tuple[str, ...] = texts("Paths (globs) that are left out of the layer.", ())
+    timeout: int | None = duration("Stop the command after so long.", None, hint=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSpec:
+    """A command that makes files."""
+
+    on: tuple[str, ...] = refs("Layers that are the command's root, bottom to top.", accepts=ROOT, least=1)
+    command: str = text("What `/bin/sh -euc` runs; it leaves its outputs in /out.", least=1)
+    arguments: tuple[str, ...] = texts("The command's $1, $2, …", ())
+    outputs: tuple[str, ...] = texts("Files the command leaves in /out.", least=1)
+    inputs: Mapping[str, str] = refmap(
+        "Nodes whose files are at /in/LABEL (at /in/LABEL/OUTPUT when a node has several).", {}
+    )
+    sources: Mapping[str, str] = sourcemap("Files and folders of the workspace at /in/LABEL.", {})
+    env: Mapping[str, str] = textmap("Environment variables.", {})
+    timeout: int | None = duration("Stop the command after so long.", None, hint=True)
+
+
+class Run:
+    """What the command changes in its root becomes a layer on top of it."""
+
+    name: ClassVar[str] = "run"
+    version: ClassVar[int] = 1
+    Spec: ClassVar[type] = RunSpec
+    produces: ClassVar[str] = "layer"
+
+    def tools(self, spec: RunSpec) -> tuple[str, ...]:
+        """None: the root has what the command needs."""
+        return ()
+
+    def lock(self, spec: RunSpec, locker: Locker) -> Locked:
+        """Nothing is mutable."""
+        return UNLOCKED
+
+    def build(self, task: Task) -> Outputs:
+        """Run it and keep what changed."""
+        below = stack_of(task, task.inputs["on"])
+        staged, executable = _staged(task)
+        done = task.execute(Action(
+            command=_words(task.spec), root=tuple(ref.layer for ref in below), inputs=staged,
+            executable=executable, env=task.spec.env, layer=True, drop=task.spec.drop,
+            platform=task.platform, timeout=task.spec.timeout,
+        ))
+        assert done.layer is not None, "an action with layer=True yields one"
+        return stored_outputs(task, done.layer, below)
+
+
+class Rule:
+    """What the command leaves in /out becomes the node's files; the root is read-only."""
+
+    name: ClassVar[str] = "rule"
+    version: ClassVar[int] = 1
+    Spec: ClassVar[type] = RuleSpec
+    produces: ClassVar[str] = "file"
+
+    def tools(self, spec: RuleSpec) -> tuple[str, ...]:
+        """None: the root has what the command needs."""
+        return ()
+
+    def lock(self, spec: RuleSpec, locker: Locker) -> Locked:
+        """Nothing is mutable."""
+        return UNLOCKED
+
+    def build(self, task: Task) -> Outputs:
+        """Run it and keep its outputs by name; a single one is also `file`."""
+        below = stack_of(task, task.inputs["on"])
+        staged, executable = _staged(task)
+        done = task.execute(Action(
+            command=_words(task.spec), root=tuple(ref.layer for ref in below), inputs=staged,
+            executable=executable, outputs=task.spec.outputs, env=task.spec.env,
+            platform=task.platform, timeout=task.spec.timeout,
+        ))
+        if len(done.outputs) == 1:
+            return {**done.outputs, "file": next(iter(done.outputs.values()))}
+        return done.outputs
+
+
+def _words(spec: RunSpec | RuleSpec) -> tuple[str, ...]:
+    return ("/bin/sh", "-euc", spec.command, "sh", *spec.arguments)
+
+
+def _staged(task: Task) -> tuple[dict[str, Blob], tuple[str, ...]]:
+    """What stands in /in, and what of it carries the exec bit."""
+    staged: dict[str, Blob] = {}
+    executable: list[str] = []
+    for role, some in task.inputs.items():
+        if role.startswith("inputs."):
+            for one in some:
+                staged.update(_files(role[len("inputs."):], one))
+    for role, files in task.sources.items():
+        label = role[len("sources."):]
+        for logical, file in _followed(task, role, files):
+            path = f"{label}/{logical}" if logical else label
+            staged[path] = _stored(task, role, file)
+            if file.mode & 0o111:
+                executable.append(path)
+    return staged, tuple(executable)
+
+
+def _files(label: str, one: Input) -> Mapping[str, Blob]:
+    if "file" in one.outputs:
+        return {label: one.outputs["file"]}
+    return {f"{label}/{name}": blob for name, blob in one.outputs.items()}
+
+
+def _followed(task: Task, role: str, files: Sequence[SourceFile]) -> Iterator[tuple[str, SourceFile]]:
+    """The files of a source; a link to one stands for it. Raises NodeError for one that leads elsewhere."""
+    by_path = {file.logical: file for file in files}
+    for file in files:
+        found: SourceFile | None = file
+        for _ in range(_LINKS):
+            if found is None or found.type != "link":
+                break
+            beside = posixpath.join(posixpath.dirname(found.logical), found.target)
+            found = by_path.get(posixpath.normpath(beside))
+        if found is None or found.type == "link":
+            raise NodeError(
+                f"{task.name}: the link {file.logical!r} of {role} leads to no file of this source",
+                reason="source-link", hint=f"it points to {file.target!r}",
+            )
+        if found.type == "file":
+            yield file.logical, found
+
+
+def _stored(task: Task, role: str, file: SourceFile) -> Blob:
+    """A source file in the store. Raises NodeError when it is no longer what was hashed."""
+    path = task.source_path(role, file.logical)
+    assert file.blob is not None, "a source file of type file has a blob"
+    if file.blob.size <= _SMALL:
+        blob = task.put_bytes(path.read_bytes())
+    else:
+        copy = task.scratch / "source"
+        shutil.copyfile(path, copy)
+        blob = task.put_file(copy)
+    if blob != file.blob:
+        raise NodeError(f"{task.name}: {path} changed while it was read", reason="source-changed")
+    return blob
