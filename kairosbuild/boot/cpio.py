@@ -1,0 +1,50 @@
+"""A cpio archive in the `newc` form the kernel unpacks, equal for equal entries.
+
+<https://docs.kernel.org/driver-api/early-userspace/buffer-format.html>
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+Member = tuple[str, int, bytes]
+"""Path without a leading slash, mode with its type bits, content (a link's target)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Files to be packed: path → (permission bits, content), and links: path → target."""
+
+    files: Mapping[str, tuple[int, bytes]]
+    links: Mapping[str, str]
+    folders: tuple[str, ...] = ()
+
+    def members(self) -> list[Member]:
+        """Every entry in an order that has each folder before what is in it."""
+        found = {path: (stat.S_IFREG | mode, data) for path, (mode, data) in self.files.items()}
+        found |= {path: (stat.S_IFLNK | 0o777, target.encode()) for path, target in self.links.items()}
+        for path in (*self.folders, *_parents((*found, *self.folders))):
+            found.setdefault(path, (stat.S_IFDIR | 0o755, b""))
+        return [(path, mode, data) for path, (mode, data) in sorted(found.items())]
+
+
+def pack(members: Iterable[Member], epoch: int = 0) -> bytes:
+    """The archive of these members, owned by root, with inode numbers in their order."""
+    parts = [part for number, (path, mode, data) in enumerate(members, 1)
+             for part in _member(number, path, mode, data, epoch)]
+    archive = b"".join((*parts, *_member(0, "TRAILER!!!", 0, b"", 0)))
+    return archive + bytes(-len(archive) % 512)
+
+
+def _member(number: int, path: str, mode: int, data: bytes, epoch: int) -> tuple[bytes, ...]:
+    name = path.encode() + b"\0"
+    links = 2 if stat.S_ISDIR(mode) else 1
+    fields = (number, mode, 0, 0, links, epoch, len(data), 0, 0, 0, 0, len(name), 0)
+    head = b"070701" + b"".join(b"%08X" % value for value in fields) + name
+    return head, bytes(-len(head) % 4), data, bytes(-len(data) % 4)
+
+
+def _parents(paths: Iterable[str]) -> set[str]:
+    return {path[:at] for path in paths for at, char in enumerate(path) if char == "/"}

@@ -1,0 +1,98 @@
+"""One initrd for every distribution: busybox, the modules a kernel needs to reach its layers, dmsetup, one script.
+
+Which of it depends on the kernel is the modules; the rest comes from the tools tree `boot`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Mapping
+from importlib import resources
+
+from kairosbuild.boot import cpio, elf, modules
+from kairosbuild.core.errors import KbuildError
+
+VERSION = 1
+"""Raise it when the same inputs would make another initrd."""
+
+APPLETS = ("[ cat chmod chown cmp cut echo findfs grep losetup ls mkdir modprobe mount mv reboot sh sleep sort stat "
+           "switch_root tr xargs").split()
+"""What the script calls out of busybox."""
+
+PROGRAMS = {"bin/busybox": ("usr/bin/busybox", "bin/busybox"), "sbin/dmsetup": ("usr/sbin/dmsetup", "sbin/dmsetup")}
+_LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib64", "usr/lib", "lib64", "lib")
+
+Read = Callable[[str], bytes | None]
+"""A file's content by its path in a tree, links followed; None when there is none."""
+
+
+def build(tools: Read, kernel: Read, module_paths: Mapping[str, str], version: str) -> bytes:
+    """The compressed initrd for the kernel of this version. Raises `missing-tool`, `missing-module`."""
+    return compress(cpio.pack(tree(tools, kernel, module_paths, version).members()))
+
+
+def tree(tools: Read, kernel: Read, module_paths: Mapping[str, str], version: str) -> cpio.Tree:
+    """The files of the initrd."""
+    builtin = _builtin(kernel(f"usr/lib/modules/{version}/modules.builtin") or b"")
+
+    def read(path: str) -> bytes:
+        return kernel(path) or b""
+
+    loaded = modules.closure((*modules.ALWAYS, *modules.BY_DEVICE), module_paths, builtin, read)
+    folder = f"lib/modules/{version}"
+    files = {f"{folder}/{module.name}.ko": (0o644, module.image) for module in loaded}
+    files |= {f"{folder}/{name}": (0o644, text.encode()) for name, text in modules.depmod(loaded, builtin).items()}
+    names = {module.name for module in loaded}
+    always = [name for name in map(modules.canonical, modules.ALWAYS) if name in names]
+    files["etc/modules"] = (0o644, "".join(f"{name}\n" for name in always).encode())
+    files["init"] = (0o755, resources.files("kairosbuild.boot").joinpath("initrd.sh").read_bytes())
+    links = {f"bin/{applet}": "busybox" for applet in APPLETS}
+    return cpio.Tree(files | _programs(tools), links, ("dev", "proc", "run", "sys", "sysroot"))
+
+
+def compress(archive: bytes) -> bytes:
+    """zstd, which every kernel since 5.9 unpacks fastest for its size."""
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=9, write_checksum=False).compress(archive)
+
+
+def compressor() -> str:
+    """Name and version of what `compress` uses, for the record: other versions may make other bytes."""
+    import zstandard
+
+    return "zstd-" + ".".join(map(str, zstandard.ZSTD_VERSION))
+
+
+def _programs(tools: Read) -> dict[str, tuple[int, bytes]]:
+    """The programs, the loader each names and all libraries they want."""
+    files: dict[str, tuple[int, bytes]] = {}
+    wanted: list[str] = []
+    for path, places in PROGRAMS.items():
+        image = _first(tools, places, path)
+        files[path] = (0o755, image)
+        wanted += elf.needed(image)
+        if loader := elf.interpreter(image).lstrip("/"):
+            name = posixpath.basename(loader)
+            files[loader] = (0o755, _first(tools, [f"{place}/{name}" for place in _LIBRARIES], loader))
+    seen: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name in seen or name.startswith("ld-linux"):
+            continue
+        seen.add(name)
+        image = _first(tools, [f"{place}/{name}" for place in _LIBRARIES], name)
+        files[f"lib/{name}"] = (0o755, image)
+        wanted += elf.needed(image)
+    return files
+
+
+def _first(tools: Read, places: tuple[str, ...] | list[str], name: str) -> bytes:
+    for place in places:
+        if (image := tools(place)) is not None:
+            return image
+    raise KbuildError(f"the tools tree `boot` has no {name}", reason="missing-tool")
+
+
+def _builtin(text: bytes) -> frozenset[str]:
+    return frozenset(name for line in text.decode().split() if (name := modules.name_of(line)))

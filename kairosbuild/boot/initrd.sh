@@ -1,0 +1,125 @@
+#!/bin/busybox sh
+# The first program of every machine: makes the layers the root and hands over. It reads three
+# arguments of the kernel's command line:
+#   kbuild.layers=ROOTHASH:HASHOFFSET,...   top to base; files of that name in the layers filesystem
+#   kbuild.disk=LABEL=... | UUID=... | /dev/...   where that filesystem is
+#   kbuild.cut=PLACE:COUNT,...   a place (etc, var, ...) that comes from the topmost COUNT layers only
+# Whatever fails says why and restarts the machine, so that the boot loader's next entry has its turn.
+export PATH=/bin:/sbin
+K=/run/kbuild
+PLACES="etc var home root opt srv"
+
+say() { echo "kbuild: $*" > /dev/kmsg; }
+
+fail() {
+    say "FAILED: $*"
+    say "this machine cannot start from these layers; it restarts"
+    sleep 2
+    reboot -f
+    sleep 60
+}
+
+mount -t devtmpfs -o mode=0755,nosuid devtmpfs /dev
+mount -t proc -o nosuid,noexec,nodev proc /proc
+mount -t sysfs -o nosuid,noexec,nodev sysfs /sys
+mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs /run
+echo 5 > /proc/sys/kernel/panic
+
+LAYERS= DISK=LABEL=kbuild-layers CUT=
+for argument in $(cat /proc/cmdline); do
+    case $argument in
+    kbuild.layers=*) LAYERS=${argument#*=} ;;
+    kbuild.disk=*) DISK=${argument#*=} ;;
+    kbuild.cut=*) CUT=${argument#*=} ;;
+    esac
+done
+[ -n "$LAYERS" ] || fail "the kernel command line has no kbuild.layers"
+
+modprobe -qa $(cat /etc/modules)
+
+coldplug() { # load what the devices that are there ask for
+    grep -hE '^(virtio|scsi|usb|vmbus|vmd|mmc|xen):|^pci:.*bc(01|08|0C)' /sys/bus/*/devices/*/modalias | sort -u > /run/devices
+    cmp -s /run/devices /run/devices.seen && return
+    xargs modprobe -qa < /run/devices 2>/dev/null
+    mv /run/devices /run/devices.seen
+}
+
+find_disk() { # prints the device, once it is there
+    case $DISK in
+    *=*) findfs "$DISK" 2>/dev/null ;;
+    *) [ -b "$DISK" ] && echo "$DISK" ;;
+    esac
+}
+
+tries=0
+until device=$(find_disk) && [ -n "$device" ]; do
+    [ $tries -lt 100 ] || fail "no disk has the filesystem $DISK after 20 seconds"
+    [ $((tries % 5)) -ne 0 ] || coldplug
+    tries=$((tries + 1))
+    sleep 0.2
+done
+
+mkdir -p $K/disk $K/layer $K/none /sysroot
+mount -t ext4 -o ro,nosuid,nodev "$device" $K/disk || fail "the filesystem $DISK on $device cannot be mounted"
+
+open_layer() { # open_layer NUMBER ROOTHASH HASHOFFSET
+    file=$K/disk/$2
+    [ -f "$file" ] || fail "layer $2 is not on $device"
+    [ "$(stat -c %s "$file")" -gt "$3" ] || fail "layer $2 is cut short"
+    losetup -r /dev/loop$1 "$file" || fail "layer $2 has no loop device"
+    blocks=$(($3 / 4096))
+    dmsetup create --readonly --noudevsync --noudevrules "kbuild-$1" -u "CRYPT-VERITY-$2-kbuild-$1" --table \
+        "0 $((blocks * 8)) verity 1 /dev/loop$1 /dev/loop$1 4096 4096 $blocks $((blocks + 1)) sha256 $2 - 1 restart_on_corruption" \
+        >/dev/null || fail "layer $2 cannot be opened with dm-verity"
+    mkdir -p $K/layer/$1
+    mount -t erofs -o ro,nodev /dev/$(ls /sys/block/loop$1/holders) $K/layer/$1 || fail "layer $2 cannot be mounted"
+}
+
+number=0
+LOWER=
+for layer in $(echo "$LAYERS" | tr , ' '); do
+    open_layer $number ${layer%:*} ${layer#*:}
+    LOWER=$LOWER${LOWER:+:}$K/layer/$number
+    number=$((number + 1))
+done
+[ $number -gt 1 ] || LOWER=$LOWER:$K/none
+mount -t overlay -o ro,lowerdir=$LOWER kbuild /sysroot || fail "the $number layers do not make a root"
+
+# Writable places are overlays of the layers' own folders, not of the root above them: the kernel stacks
+# overlays two deep, and containers need the second.
+writable() { # writable PLACE: from its own folders in the layers, with a tmpfs to write to
+    [ -d /sysroot/$1 ] && [ ! -L /sysroot/$1 ] || return 0
+    count=$number
+    for cut in $(echo "$CUT" | tr , ' '); do
+        [ "${cut%:*}" != "$1" ] || count=${cut#*:}
+    done
+    lower=
+    i=0
+    while [ $i -lt $count ]; do
+        [ ! -d $K/layer/$i/$1 ] || [ -L $K/layer/$i/$1 ] || lower=$lower${lower:+:}$K/layer/$i/$1
+        i=$((i + 1))
+    done
+    mkdir -p $K/write/$1/upper $K/write/$1/work
+    chmod "$(stat -c %a /sysroot/$1)" $K/write/$1/upper
+    chown "$(stat -c %u:%g /sysroot/$1)" $K/write/$1/upper
+    mount -t overlay -o lowerdir=$lower,upperdir=$K/write/$1/upper,workdir=$K/write/$1/work kbuild-$1 /sysroot/$1 ||
+        fail "/$1 cannot be made writable"
+}
+
+mkdir -p $K/write
+mount -t tmpfs -o mode=0755,nodev tmpfs $K/write
+for place in $PLACES; do
+    writable $place
+done
+
+INIT=
+for candidate in /sbin/init /usr/lib/systemd/systemd /usr/sbin/init /etc/init /bin/init; do
+    if [ -z "$INIT" ] && { [ -x /sysroot$candidate ] || [ -L /sysroot$candidate ]; }; then INIT=$candidate; fi
+done
+[ -n "$INIT" ] || fail "the image has no init"
+say "root is $number verified layers, read-only; starting $INIT"
+for mount in proc sys dev run; do
+    [ -d /sysroot/$mount ] || fail "the image has no folder /$mount"
+    mount --move /$mount /sysroot/$mount
+done
+exec switch_root /sysroot $INIT
