@@ -7,8 +7,10 @@ clocks of FAT and zip begin, and before any build, so that no file is from the f
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,11 +96,18 @@ def parse(
     set_vars: Mapping[str, str] | None = None,
 ) -> Recipe:
     """The recipe that these bytes are; `file` is for messages, and for the name if none is given."""
+    with _uncollected():
+        return _parse(data, file, kinds, workspace, set_vars or {})
+
+
+def _parse(
+    data: bytes, file: str, kinds: Mapping[str, Any], workspace: Workspace, given: Mapping[str, str]
+) -> Recipe:
     root = located.read(data, file)
     if not isinstance(root, Fields):
         message = f"a recipe is a mapping, not {describe(root)}"
         raise _error(message, "wrong-type", root, "start with version: 1")
-    return _Loading(root, file, kinds, workspace, set_vars or {}).recipe()
+    return _Loading(root, file, kinds, workspace, given).recipe()
 
 
 class _Loading:
@@ -202,6 +211,18 @@ class _Loading:
 
     def _note(self, message: str, reason: str, at: Located, hint: str) -> None:
         self.problems.append(_error(message, reason, at, hint))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the cycle collector: it would look again and again through values that all live."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _declaration(name: str, kind: str, typed: Typed, key: Text) -> Declaration:

@@ -139,7 +139,7 @@ class _Reader:
         text = Text(self.file, mark.line + 1, mark.column + 1, event.value, not event.style)
         if event.tag is not None:
             self.complain("tags have no meaning here", "yaml-tag", text, f"leave out {event.tag}")
-        if "\0" in text.value:
+        if "\0" in event.value:
             self.complain("text cannot hold a NUL character", "yaml-character", text, "")
         if event.anchor is not None:
             self.anchors[event.anchor] = (text, 1)

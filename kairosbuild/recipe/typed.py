@@ -28,9 +28,14 @@ class Mention:
     """A node or a path as it is named somewhere: for the checks that need the whole recipe."""
 
     info: FieldInfo
-    label: str      # the field, for messages
+    spot: _Spot
     name: str
     at: Located
+
+    @property
+    def label(self) -> str:
+        """The field it stands in, for messages."""
+        return self.spot.label
 
 
 @dataclass(slots=True)
@@ -58,15 +63,30 @@ BAD: Any = _Bad()
 
 
 class _Spot(NamedTuple):
-    """Where a value is read: its name for messages, its role, and what its findings go to."""
+    """Where a value is read and what its findings go to; its names are only made when they are needed."""
 
-    label: str
-    role: str
     typed: Typed
+    name: str                     # as written, for messages
+    field: str                    # as the spec class has it, for roles
+    parent: _Spot | None = None
+    key: str | int | None = None
 
     def at(self, key: str | int) -> _Spot:
-        label = f"{self.label}[{key}]" if isinstance(key, int) else f"{self.label}.{key}"
-        return _Spot(label, f"{self.role}.{key}", self.typed)
+        """The spot of an item or entry."""
+        return _Spot(self.typed, "", "", self, key)
+
+    @property
+    def label(self) -> str:
+        """The value's name in messages."""
+        if self.parent is None:
+            return self.name
+        key = f"[{self.key}]" if isinstance(self.key, int) else f".{self.key}"
+        return self.parent.label + key
+
+    @property
+    def role(self) -> str:
+        """The value's role in a declaration."""
+        return self.field if self.parent is None else f"{self.parent.role}.{self.key}"
 
 
 class Reader:
@@ -80,7 +100,7 @@ class Reader:
         """Read this mapping as this spec. `what` names it in messages; `also` are keys the caller reads."""
         typed = Typed()
         if isinstance(node, Fields):
-            typed.spec = self._mapping(spec, node, _Spot(what, "", typed), also)
+            typed.spec = self._mapping(spec, node, _Spot(typed, what, ""), also)
         else:
             self._complain(what, _expected("a mapping", node))
         return typed
@@ -90,21 +110,22 @@ class Reader:
         for name, label, info, _ in _plan(spec):
             found = node.fields.get(label)
             if found is not None and name not in but:
-                value = self._value(info, found, _Spot(label, name, typed))
+                value = self._value(info, found, _Spot(typed, label, name))
                 if value is not BAD:
                     typed.hints[name] = value
 
     def _mapping(self, spec: type, node: Fields, spot: _Spot, also: frozenset[str] = NONE) -> dict[str, Any]:
         plan, seen = _plan(spec), 0
         values: dict[str, Any] = {}
-        typed, prefix = spot.typed, f"{spot.role}." if spot.role else ""
+        typed, above = spot.typed, spot.role
+        prefix = f"{above}." if above else ""
         for name, label, info, default in plan:
             role = prefix + name
             found = node.fields.get(label)
             if found is not None:
                 seen += 1
                 typed.places[role] = found
-                value = self._value(info, found, _Spot(label, role, typed))
+                value = self._value(info, found, _Spot(typed, label, role))
             elif default is REQUIRED:
                 self._note(f"{spot.label}: the field {label!r} is missing", "missing-field", node, info.doc)
                 continue
@@ -159,7 +180,7 @@ class Reader:
         name = self._item(info, node, spot)
         if name is not BAD:
             found = spot.typed.nodes if info.type in REF_TYPES else spot.typed.paths
-            found.append(Mention(info, spot.label, name, node))
+            found.append(Mention(info, spot, name, node))
         return name
 
     def _record(self, info: FieldInfo, node: Located, spot: _Spot) -> Any:
@@ -186,7 +207,7 @@ _One = Callable[[Reader, FieldInfo, Located, _Spot], Any]
 
 def _list_of(one: _One) -> _One:
     def read(reader: Reader, info: FieldInfo, node: Located, spot: _Spot) -> Any:
-        found = [one(reader, info, item, spot.at(index)) for index, item in enumerate(_items(info, node))]
+        found = [one(reader, info, item, spot.at(key)) for key, item in enumerate(_items(info, node))]
         return BAD if BAD in found else found
     return read
 
