@@ -6,12 +6,14 @@ from kairosbuild.graph.node import Kind, KindTable
 from kairosbuild.kinds.fetch import Fetch
 from kairosbuild.kinds.overlay import Overlay
 from kairosbuild.kinds.run import Rule, Run
+from kairosbuild.kinds.tools import Tools
 
 _KINDS: tuple[Kind, ...] = (
     Fetch(),
     Overlay(),
     Rule(),
     Run(),
+    Tools(),
 )
 
 TABLE: KindTable = {kind.name: kind for kind in _KINDS}
