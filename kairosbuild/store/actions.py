@@ -26,13 +26,14 @@ from kairosbuild.store.space import disk_full
 if TYPE_CHECKING:
     import diskcache
 
-_MODE_RAW = 1  # diskcache.core: the value is in the row
 _RECORD, _LAST = "record:", "last:"
 _ROWS = 500  # keys in one select; sqlite allows 999 parameters in its oldest builds
 _WAIT = 600.0  # seconds to wait for another process's transaction
 _FRESH = 86_400.0  # seconds: how exact "last used" is, so that a hit need not write
 
-_Row = tuple[str, bytes | None]
+_NO_DAMAGE = ("locked", "full", "readonly", "unable to open", "interrupted", "no such table")
+
+_Row = tuple[str, bytes]
 
 
 class ActionCache:
@@ -70,7 +71,9 @@ class ActionCache:
                 stale.append(key)
         lacking = self._cas.missing(blob for record in found.values() for blob in record.outputs.values())
         if lacking:
-            found = {key: record for key, record in found.items() if lacking.isdisjoint(record.outputs.values())}
+            found = {
+                key: record for key, record in found.items() if lacking.isdisjoint(record.outputs.values())
+            }
         self._touch(key for key in stale if key in found)
         return found
 
@@ -94,25 +97,28 @@ class ActionCache:
         return None
 
     def all(self) -> Iterator[tuple[str, float, bytes | None]]:
-        """Every row: its record key, when it was last used (Unix seconds), its bytes if they are whole.
-
-        A row that is no record of ours has its database key as it is and no bytes.
-        """
-        query = "SELECT key, raw, mode, access_time, value FROM Cache"
-        for key, raw, mode, used, value in self._query(query):
-            sound = raw == 1 and mode == _MODE_RAW and isinstance(key, str) and type(value) is bytes
-            if sound and key.startswith(_LAST):
-                continue
-            if sound and key.startswith(_RECORD) and records.loads(key[len(_RECORD) :], value):
-                yield key[len(_RECORD) :], float(used or 0), value
-            else:
+        """Every record: its key, when it was last used (Unix seconds), its bytes; None for an unsound row."""
+        for key, raw, mode, used, value in self._query(
+            "SELECT key, raw, mode, access_time, value FROM Cache"
+        ):
+            if not _is_ours(key, raw, mode, value):
                 yield str(key), 0.0, None
+            elif key.startswith(_RECORD):
+                name = key[len(_RECORD) :]
+                yield name, float(used or 0), value if records.loads(name, value) else None
+
+    def since(self, when: float) -> list[bytes]:
+        """The bytes of all records that were put or used since then (Unix seconds)."""
+        query = "SELECT value FROM Cache WHERE raw = 1 AND mode = 1 AND access_time >= ?"
+        return [value for (value,) in self._query(query, (when,)) if type(value) is bytes]
 
     # -- writing -------------------------------------------------------------------------------
 
     def put(self, record: Record, *, last: str = "") -> None:
         """Keep a record; with `last`, also as the latest of that name. Raises HostError `disk-full`."""
-        self._write([(_RECORD + record.key, records.dumps(record)), *_pointers({last: record.key} if last else {})])
+        self._write(
+            [(_RECORD + record.key, records.dumps(record)), *_pointers({last: record.key} if last else {})]
+        )
 
     def set_last(self, keys: Mapping[str, str]) -> None:
         """Remember for each name the key it has now."""
@@ -120,7 +126,7 @@ class ActionCache:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Keep what this thread puts in the block in one transaction at its end: all of it or none, and much faster."""
+        """Keep what this thread puts in the block at its end, all or none of it, and much faster."""
         if getattr(self._local, "rows", None) is not None:  # inside another batch
             yield
             return
@@ -132,27 +138,21 @@ class ActionCache:
             self._local.rows = None
         self._write(rows)
 
-    def remove(self, keys: Iterable[str]) -> None:
-        """Forget these records."""
-        self._write([(_RECORD + key, None) for key in keys])
+    def forget(self, rows: Iterable[tuple[str, float]]) -> int:
+        """Forget records not used since the time (Unix seconds) beside them; returns how many."""
+        statement = "DELETE FROM Cache WHERE key = ? AND raw = 1 AND access_time <= ?"
+        return self._execute(statement, [(_RECORD + key, used) for key, used in rows])
 
-    def sweep(self, before: float) -> None:
-        """Forget rows that are no sound records, and names whose record is gone and that are older than `before`."""
+    def sweep(self, before: float) -> int:
+        """Forget unsound rows, and names whose record is gone if older than `before`; returns how many."""
         sound = {key for key, _, data in self.all() if data is not None}
         query = "SELECT rowid, key, raw, mode, store_time, value FROM Cache"
-        unsound = []
-        for rowid, key, raw, mode, stored, value in self._query(query):
-            if not (raw == 1 and mode == _MODE_RAW and isinstance(key, str) and type(value) is bytes):
-                unsound.append(rowid)
-            elif key.startswith(_LAST):
-                pointed = records.document(value)
-                gone = not isinstance(pointed, dict) or pointed.get("key") not in sound
-                if gone and float(stored or 0) < before:
-                    unsound.append(rowid)
-            elif key.removeprefix(_RECORD) not in sound:
-                unsound.append(rowid)
-        if unsound:
-            self._execute("DELETE FROM Cache WHERE rowid = ?", [(rowid,) for rowid in unsound])
+        doomed = [
+            (rowid,)
+            for rowid, key, raw, mode, stored, value in self._query(query)
+            if not _is_ours(key, raw, mode, value) or _is_idle(key, value, stored, sound, before)
+        ]
+        return self._execute("DELETE FROM Cache WHERE rowid = ?", doomed)
 
     def close(self) -> None:
         """Give the database handles of this thread back."""
@@ -166,18 +166,19 @@ class ActionCache:
     # -- inside --------------------------------------------------------------------------------
 
     def _write(self, rows: list[_Row]) -> None:
-        """Set these rows (delete where there is no value) in one transaction; a damaged database is replaced."""
+        """Set these rows in one transaction; a damaged database is replaced."""
         waiting = getattr(self._local, "rows", None)
         if waiting is not None:
             waiting += rows
         elif rows:
             try:
                 self._transact(rows)
-            except sqlite3.DatabaseError as problem:
-                if not _is_damage(problem):
-                    raise _host(problem, self._file) from problem
-                self._set_aside()
-                self._transact(rows)
+            except sqlite3.Error as problem:
+                self._recover(problem)
+                try:
+                    self._transact(rows)
+                except sqlite3.Error as again:
+                    raise _host(again, self._file) from again
 
     def _transact(self, rows: list[_Row]) -> None:
         """One transaction; one thread at a time, because sqlite waits for a lock by sleeping."""
@@ -186,12 +187,15 @@ class ActionCache:
                 cache = self._cache()
                 with cache.transact():
                     for key, value in rows:
-                        if value is None:
-                            cache.delete(key)
-                        else:
-                            cache.set(key, value)
-            except BaseException:
+                        cache.set(key, value)
+            except BaseException as problem:
                 self.close()
+                if type(problem).__name__ == "Timeout":  # diskcache's word for whatever stops a transaction
+                    raise HostError(
+                        f"the action cache cannot be written ({self._file})",
+                        reason="store-busy",
+                        hint="another process may hold it; it must be writable for this user",
+                    ) from problem
                 raise
 
     def _cache(self) -> diskcache.Cache:
@@ -202,15 +206,17 @@ class ActionCache:
 
             from kairosbuild.store.inline import InlineDisk
 
-            self._writer = Cache(
-                str(self.root), timeout=_WAIT, disk=InlineDisk, eviction_policy="none", cull_limit=0, statistics=0
-            )
+            settings = {"eviction_policy": "none", "cull_limit": 0, "statistics": 0}
+            try:
+                self._writer = Cache(str(self.root), timeout=_WAIT, disk=InlineDisk, **settings)
+            except (TypeError, ValueError, AttributeError, KeyError, AssertionError) as problem:
+                raise _StrangeError(f"diskcache rejects its settings: {problem}") from problem
         return self._writer
 
     def _touch(self, keys: Iterable[str]) -> None:
         rows = [(time.time(), _RECORD + key) for key in keys]
         if rows:
-            with suppress(sqlite3.Error):  # a store that cannot be written still hits
+            with suppress(HostError):  # a store that cannot be written still hits
                 self._execute("UPDATE Cache SET access_time = ? WHERE key = ? AND raw = 1", rows)
 
     def _select(self, rows: Iterable[str]) -> Iterator[tuple[str, bytes, Any]]:
@@ -219,7 +225,9 @@ class ActionCache:
         for start in range(0, len(names), _ROWS):
             part = names[start : start + _ROWS]
             marks = ",".join("?" * len(part))
-            query = f"SELECT key, value, access_time FROM Cache WHERE raw = 1 AND mode = 1 AND key IN ({marks})"  # noqa: S608 (marks are question marks)
+            query = (
+                f"SELECT key, value, access_time FROM Cache WHERE raw = 1 AND mode = 1 AND key IN ({marks})"  # noqa: S608 (marks are question marks)
+            )
             for key, value, used in self._query(query, part):
                 if isinstance(key, str) and type(value) is bytes:
                     yield key, value, used
@@ -231,23 +239,33 @@ class ActionCache:
                 reader = self._connection()
                 return reader.execute(query, tuple(arguments)).fetchall() if reader else []
         except sqlite3.Error as problem:
-            if _is_damage(problem):
-                self._set_aside()
-            elif "no such table" not in str(problem):  # its maker was killed before it made any
-                raise _host(problem, self._file) from problem
+            self._recover(problem)
             return []
 
-    def _execute(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
-        with self._mutex:
-            connection = self._connection()
-            if connection:
+    def _execute(self, statement: str, rows: list[tuple[Any, ...]]) -> int:
+        """Run this for each of the rows in one transaction; returns how many rows it changed."""
+        try:
+            with self._mutex:
+                connection = self._connection()
+                if connection is None or not rows:
+                    return 0
                 connection.execute("BEGIN IMMEDIATE")
                 with connection:
-                    connection.executemany(statement, rows)
+                    return connection.executemany(statement, rows).rowcount
+        except sqlite3.Error as problem:
+            self._recover(problem)
+            return 0
+
+    def _recover(self, problem: sqlite3.Error) -> None:
+        """Make what is damaged empty. Raises HostError for what is no damage."""
+        if _is_damage(problem):
+            self._set_aside(sure=isinstance(problem, _StrangeError))
+        elif "no such table" not in str(problem):  # its maker was killed before it made any
+            raise _host(problem, self._file) from problem
 
     def _connection(self) -> sqlite3.Connection | None:
         self._after_fork()
-        if self._reader is None and os.path.exists(self._file):  # noqa: PTH110
+        if self._reader is None and os.path.exists(self._file):
             self._reader = sqlite3.connect(
                 self._file, timeout=_WAIT, isolation_level=None, check_same_thread=False
             )
@@ -258,23 +276,44 @@ class ActionCache:
             self._reader = self._writer = None
             self._pid = os.getpid()
 
-    def _set_aside(self) -> None:
-        """Move a database that sqlite cannot read out of the way; the next write starts a new one."""
+    def _set_aside(self, *, sure: bool) -> None:
+        """Move a database that cannot be read out of the way; the next write starts a new one."""
         with self._mutex, self._locks.hold("actions"):
             self.close()
-            if os.path.exists(self._file) and not _healthy(self._file):  # noqa: PTH110
+            if os.path.exists(self._file) and (sure or not _healthy(self._file)):
                 aside = f"{self._cas.root}/damaged/actions-{time.time_ns()}"
-                os.makedirs(aside)  # noqa: PTH103
+                os.makedirs(aside)
                 for name in ("cache.db", "cache.db-wal", "cache.db-shm"):
                     with suppress(FileNotFoundError):
-                        os.rename(f"{self.root}/{name}", f"{aside}/{name}")  # noqa: PTH104
+                        os.rename(f"{self.root}/{name}", f"{aside}/{name}")
                 self.notes.append(f"the action cache was damaged; it was moved to {aside} and started anew")
+
+
+class _StrangeError(sqlite3.DatabaseError):
+    """A sound database with something in it that diskcache cannot open."""
 
 
 def _pointers(keys: Mapping[str, str]) -> list[_Row]:
     return [
-        (_LAST + name, records.sealed(canonical.dumps({"name": name, "key": key}))) for name, key in keys.items()
+        (_LAST + name, records.sealed(canonical.dumps({"name": name, "key": key})))
+        for name, key in keys.items()
     ]
+
+
+def _is_ours(key: object, raw: object, mode: object, value: object) -> bool:
+    """Whether a row is text → plain bytes, under a key we could have made."""
+    plain = raw == 1 and mode == 1 and type(value) is bytes  # diskcache.core.MODE_RAW
+    return plain and isinstance(key, str) and key.startswith((_RECORD, _LAST))
+
+
+def _is_idle(key: str, value: bytes, stored: object, sound: set[str], before: float) -> bool:
+    """Whether our row is of no use: a damaged record, or a name that points to none and is old."""
+    if key.startswith(_RECORD):
+        return key[len(_RECORD) :] not in sound
+    pointed = records.document(value)
+    if isinstance(pointed, dict) and pointed.get("key") in sound:
+        return False
+    return not isinstance(stored, float) or stored < before
 
 
 def _healthy(file: str) -> bool:
@@ -289,12 +328,9 @@ def _healthy(file: str) -> bool:
 def _is_damage(problem: sqlite3.Error) -> bool:
     """Whether this says that the file's content is wrong, rather than the disk, the rights or the traffic.
 
-    IntegrityError counts: an index that contradicts its table. So does a read that ends early.
+    An index that contradicts its table, a read that ends early, a table of another shape are damage.
     """
-    if isinstance(problem, sqlite3.OperationalError):
-        text = str(problem)
-        return "disk I/O error" in text or "malformed" in text or "no such column" in text
-    return isinstance(problem, sqlite3.DatabaseError)
+    return isinstance(problem, sqlite3.DatabaseError) and not any(word in str(problem) for word in _NO_DAMAGE)
 
 
 def _host(problem: sqlite3.Error, where: str) -> HostError:

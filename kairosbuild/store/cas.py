@@ -39,11 +39,11 @@ class Cas:
         self.root = root
         self.leases = leases or Leases(root)
         self._blobs = f"{root}/blobs/sha256/"
-        self._tmp = f"{root}/tmp/"
+        self._tmp = os.path.join(root, "tmp", "")
         self._names = itertools.count()
         self._random = os.urandom(5).hex()
-        os.makedirs(self._blobs, exist_ok=True)  # noqa: PTH103
-        os.makedirs(self._tmp, exist_ok=True)  # noqa: PTH103
+        os.makedirs(self._blobs, exist_ok=True)
+        os.makedirs(self._tmp, exist_ok=True)
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class Cas:
                 return self._copy_and_remove(name)
             blob = hash_handle(handle, status)
             if self._again(blob):
-                os.unlink(name)  # noqa: PTH108
+                os.unlink(name)
                 return blob
             self._settle(handle, name, blob)
             return blob
@@ -127,7 +127,7 @@ class Cas:
             os.close(handle)
 
     def add_copy(self, path: Path) -> Blob:
-        """Store a copy of a file, which stays. Holes stay holes; extents are shared where that is possible."""
+        """Store a copy of a file, which stays. Holes stay holes; extents are shared where they can be."""
         source = _open_file(os.fspath(path))
         try:
             with self.writer() as out:
@@ -147,15 +147,15 @@ class Cas:
                 out._close()
                 if out.blob is None or out._left:
                     with suppress(FileNotFoundError):
-                        os.unlink(name)  # noqa: PTH108
+                        os.unlink(name)
         except OSError as problem:
             raise full(problem) or problem from problem
 
     def tmp(self) -> Path:
-        """A fresh private folder on the store's file system; its user removes it, garbage collection what is left."""
+        """A fresh private folder on the store's file system; its user removes it, else garbage collection."""
         path = self._temporary()
         try:
-            os.mkdir(path, 0o755)  # noqa: PTH102
+            os.mkdir(path, 0o755)
         except OSError as problem:
             raise full(problem) or problem from problem
         return Path(path)
@@ -164,9 +164,9 @@ class Cas:
 
     def discard(self, digest: str) -> None:
         """Move a damaged blob to `damaged/`, where it can be looked at and no longer found."""
-        os.makedirs(f"{self.root}/damaged", exist_ok=True)  # noqa: PTH103
+        os.makedirs(f"{self.root}/damaged", exist_ok=True)
         with suppress(FileNotFoundError):
-            os.rename(self._place(digest), f"{self.root}/damaged/{digest[7:]}")  # noqa: PTH104
+            os.rename(self._place(digest), f"{self.root}/damaged/{digest[7:]}")
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -216,17 +216,17 @@ class Cas:
         os.utime(handle, ns=(SEAL, SEAL))
         place = self._place(blob.digest)
         try:
-            os.rename(name, place)  # noqa: PTH104
+            os.rename(name, place)
         except FileNotFoundError:
-            os.makedirs(place[:-65], exist_ok=True)  # noqa: PTH103
-            os.rename(name, place)  # noqa: PTH104
+            os.makedirs(place[:-65], exist_ok=True)
+            os.rename(name, place)
 
     def _movable(self, status: os.stat_result) -> bool:
         return status.st_nlink == 1 and status.st_uid == os.geteuid()
 
     def _copy_and_remove(self, name: str) -> Blob:
         blob = self.add_copy(Path(name))
-        os.unlink(name)  # noqa: PTH108
+        os.unlink(name)
         return blob
 
     @contextmanager
@@ -319,12 +319,11 @@ class Writer:
 def hash_handle(handle: int, status: os.stat_result | None = None) -> Blob:
     """The blob an open file is, from its first byte; a hole costs no reading."""
     status = status or os.fstat(handle)
+    if status.st_size < 65536:
+        data = os.pread(handle, 65536, 0)
+        if len(data) < 65536:  # all of it, for a regular file
+            return Blob("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
     sha, size = hashlib.sha256(), 0
-    if status.st_size <= 65536:
-        while chunk := os.pread(handle, 65537, size):
-            sha.update(chunk)
-            size += len(chunk)
-        return Blob("sha256:" + sha.hexdigest(), size)
     for chunk, _ in _extents(handle, sparse=status.st_blocks * 512 < status.st_size):
         sha.update(chunk)
         size += len(chunk)
@@ -332,7 +331,7 @@ def hash_handle(handle: int, status: os.stat_result | None = None) -> Blob:
 
 
 def _extents(handle: int, *, sparse: bool = True) -> Iterator[tuple[bytes | memoryview, bool]]:
-    """The bytes of a file in order, each piece with whether it lies in a hole. A piece is valid until the next."""
+    """The bytes of a file in order, each piece (valid until the next) with whether it lies in a hole."""
     buffer = memoryview(bytearray(CHUNK))
     at = 0
     end = os.fstat(handle).st_size

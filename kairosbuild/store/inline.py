@@ -14,7 +14,7 @@ from diskcache.core import MODE_RAW, UNKNOWN
 
 
 class InlineDisk(diskcache.Disk):  # type: ignore[misc]
-    """Text keys, bytes values. What a row offers beyond that raises KeyError, which callers take for a miss."""
+    """Text keys, bytes values. Whatever else a row offers is a KeyError."""
 
     def put(self, key: Any) -> tuple[str, bool]:
         """A text key as it is."""

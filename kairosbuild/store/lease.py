@@ -98,8 +98,8 @@ class Leases:
     def __init__(self, root: Path) -> None:
         self._root = str(root / "leases")
         self._tmp = str(root / "tmp")
-        os.makedirs(self._root, exist_ok=True)  # noqa: PTH103
-        os.makedirs(self._tmp, exist_ok=True)  # noqa: PTH103
+        os.makedirs(self._root, exist_ok=True)
+        os.makedirs(self._tmp, exist_ok=True)
         self.gate = Gate(str(root / "gate"))
         self.current: Lease | None = None
         self._depth = 0
@@ -121,16 +121,16 @@ class Leases:
                 if self._depth == 0:
                     self.current = None
                     with suppress(FileNotFoundError):
-                        os.unlink(self._path)  # noqa: PTH108
+                        os.unlink(self._path)
                     os.close(lease._handle)
 
     def live(self) -> list[Holding]:
         """Every lease whose build still runs. Files of builds that were killed are removed."""
         found = []
         for entry in os.scandir(self._root):
-            with suppress(FileNotFoundError), open(entry.path, "rb") as stream:  # noqa: PTH123
+            with suppress(FileNotFoundError), open(entry.path, "rb") as stream:
                 if _dead(stream.fileno()):
-                    os.unlink(entry.path)  # noqa: PTH108
+                    os.unlink(entry.path)
                 elif holding := _parse(stream.read(), os.fstat(stream.fileno()).st_ctime):
                     found.append(holding)
         return found
@@ -144,7 +144,7 @@ class Leases:
         fcntl.flock(handle, fcntl.LOCK_EX)
         os.write(handle, f"{started:.6f} {who}\n".encode())
         with self.gate:
-            os.rename(hidden, path)  # noqa: PTH104
+            os.rename(hidden, path)
         return Lease(handle), path
 
 

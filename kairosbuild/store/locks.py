@@ -15,11 +15,11 @@ from pathlib import Path
 
 
 class Locks:
-    """Locks by key, as files under `root`. Not re-entrant. What was looked up before must be looked up again inside."""
+    """Locks by key, as files under `root`. Not re-entrant. What was looked up before: look again inside."""
 
     def __init__(self, root: Path) -> None:
         self._root = str(root)
-        os.makedirs(self._root, exist_ok=True)  # noqa: PTH103
+        os.makedirs(self._root, exist_ok=True)
 
     @contextmanager
     def hold(self, key: str) -> Iterator[None]:
@@ -50,7 +50,7 @@ class Locks:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if _is_still(handle, entry.path):
-                        os.unlink(entry.path)  # noqa: PTH108
+                        os.unlink(entry.path)
                         count += 1
                 finally:
                     os.close(handle)
@@ -74,7 +74,7 @@ class Locks:
 
     def _release(self, handle: int, key: str) -> None:
         with suppress(FileNotFoundError):
-            os.unlink(self._path(key))  # noqa: PTH108
+            os.unlink(self._path(key))
         os.close(handle)
 
     def _path(self, key: str) -> str:

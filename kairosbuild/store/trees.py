@@ -34,7 +34,7 @@ class Trees:
         self._cas = cas
         self._locks = locks
         self.remover: Callable[[Path], None] | None = None
-        os.makedirs(root, exist_ok=True)  # noqa: PTH103
+        os.makedirs(root, exist_ok=True)
 
     def get(self, name: str, make: Callable[[Path], None], owned: bool = False) -> Path:
         """The tree of this name, made by `make(empty_folder)` if it is not here. Read it, never write it.
@@ -49,12 +49,20 @@ class Trees:
                     self._make(place, make)
         return place / "root"
 
-    def remove(self, place: Path) -> bool:
-        """Remove a tree's folder, or any leftover; False where that needs a remover and none was given."""
-        doomed = self._cas.tmp() / "doomed"
+    def used(self, place: Path) -> float:
+        """When this tree was last asked for (Unix seconds); 0 for what is no whole tree of this boot."""
+        try:
+            marker = place / "complete"
+            return marker.stat().st_mtime if marker.read_text() == _boot() else 0.0
+        except OSError:
+            return 0.0
+
+    def unhook(self, place: Path) -> Path:
+        """Take a tree out of its place at once, to be destroyed at leisure; returns where it went."""
+        doomed = self._cas.tmp()
         with suppress(FileNotFoundError):
-            place.rename(doomed)
-        return self.destroy(doomed.parent)
+            place.rename(doomed / "doomed")
+        return doomed
 
     def destroy(self, folder: Path) -> bool:
         """Delete a folder with all that is in it, whoever owns it."""
@@ -81,9 +89,9 @@ class Trees:
         with leases.gate:
             marker = f"{place}/complete"
             try:
-                with open(marker) as stream:  # noqa: PTH123
+                with open(marker) as stream:
                     whole = stream.read() == _boot()
-                if whole and time.time() - os.stat(marker).st_mtime > _STALE:  # noqa: PTH116
+                if whole and time.time() - os.stat(marker).st_mtime > _STALE:
                     os.utime(marker)
             except (FileNotFoundError, NotADirectoryError):
                 return False
@@ -98,7 +106,7 @@ class Trees:
             make(work / "root")
             (work / "complete").write_text(_boot())
             if place.exists():
-                self.remove(place)
+                self.destroy(self.unhook(place))
             work.rename(place)
         except BaseException as problem:
             self.destroy(work)
@@ -120,14 +128,14 @@ def _delete(folder: Path) -> None:
     """rmtree that also opens folders of ours that nobody may write in."""
 
     def unlock(remove: Callable[..., object], path: str, problem: object) -> None:
-        parent = os.path.dirname(path)  # noqa: PTH120
+        parent = os.path.dirname(path)
         for blocked in (parent, path):
             if stat.S_ISDIR(os.lstat(blocked).st_mode):
-                os.chmod(blocked, 0o700)  # noqa: PTH101
-        if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
+                os.chmod(blocked, 0o700)
+        if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         else:
-            os.unlink(path)  # noqa: PTH108
+            os.unlink(path)
 
     with suppress(FileNotFoundError):
         shutil.rmtree(folder, onerror=unlock)
