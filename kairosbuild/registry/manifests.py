@@ -1,0 +1,126 @@
+"""Reading manifests and indexes that strangers wrote: checked field by field, nothing believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kairosbuild.core.digest import Blob, is_digest
+from kairosbuild.core.errors import HostError, InputError
+from kairosbuild.registry.target import (
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
+    INDEX,
+    MANIFEST,
+    Descriptor,
+    Manifest,
+    Target,
+)
+
+_MOST_BLOBS = 10_000
+_NESTING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A manifest taken apart: an OCI image, or an artifact when `artifact_type` is set."""
+
+    manifest: Manifest
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    artifact_type: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The manifest's digest: what a lock pins."""
+        return self.manifest.blob.digest
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        """Config and layers."""
+        return (self.config.blob, *(layer.blob for layer in self.layers))
+
+
+def resolve(target: Target, version: str, platform: str) -> Image:
+    """The image that a tag or digest means for a platform (`linux/amd64`), by way of an index or not.
+
+    Raises InputError `no-such-platform`, HostError `bad-manifest`, and what the target raises.
+    """
+    for _ in range(_NESTING):
+        manifest = target.get_manifest(version)
+        document, where = _load(manifest), f"{target.name}@{manifest.blob.digest}"
+        if not _is_index(manifest, document):
+            return read_image(manifest, where)
+        version = _choose(document, platform, where)
+    raise _bad(where, "indexes within indexes")
+
+
+def read_image(manifest: Manifest, where: str) -> Image:
+    """Take a manifest apart. `where` names it in errors."""
+    document = _load(manifest)
+    media_type = document.get("mediaType") or manifest.media_type
+    if media_type not in {MANIFEST, DOCKER_MANIFEST}:
+        raise _bad(where, f"its media type {media_type!r} is none we know")
+    layers = document.get("layers")
+    if not isinstance(layers, list) or len(layers) > _MOST_BLOBS:
+        raise _bad(where, "it has no proper list of layers")
+    return Image(
+        Manifest(media_type, manifest.data),
+        _descriptor(document.get("config"), where),
+        tuple(_descriptor(layer, where) for layer in layers),
+        str(document.get("artifactType") or ""),
+    )
+
+
+def _choose(index: Mapping[str, Any], platform: str, where: str) -> str:
+    entries = index.get("manifests")
+    if not isinstance(entries, list) or len(entries) > _MOST_BLOBS:
+        raise _bad(where, "it has no proper list of manifests")
+    wanted = platform.split("/")
+    offered = []
+    for entry in entries:
+        found = entry.get("platform") if isinstance(entry, dict) else None
+        if not isinstance(found, dict):
+            if len(entries) == 1:  # a layout's index, or one that needs no choice
+                return _descriptor(entry, where).blob.digest
+            continue
+        parts = [str(found.get(key) or "") for key in ("os", "architecture", "variant")]
+        if parts[: len(wanted)] == wanted:
+            return _descriptor(entry, where).blob.digest
+        offered.append("/".join(filter(None, parts)))
+    hint = "it has " + ", ".join(sorted(set(offered))) if offered else ""
+    raise InputError(f"{where} has nothing for {platform}", reason="no-such-platform", hint=hint)
+
+
+def _load(manifest: Manifest) -> dict[str, Any]:
+    try:
+        document = json.loads(manifest.data)
+    except (ValueError, RecursionError) as problem:
+        raise _bad(manifest.blob.digest, f"it is no JSON: {problem}") from problem
+    if not isinstance(document, dict):
+        raise _bad(manifest.blob.digest, "it is no JSON object")
+    return document
+
+
+def _is_index(manifest: Manifest, document: Mapping[str, Any]) -> bool:
+    return (document.get("mediaType") or manifest.media_type) in {INDEX, DOCKER_INDEX}
+
+
+def _descriptor(value: object, where: str) -> Descriptor:
+    if not isinstance(value, dict):
+        raise _bad(where, "a descriptor is missing")
+    digest, size, annotations = value.get("digest"), value.get("size"), value.get("annotations") or {}
+    if not is_digest(digest):
+        raise _bad(where, f"{digest!r} is no sha256 digest")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise _bad(where, f"{size!r} is no size")
+    if not isinstance(annotations, dict):
+        raise _bad(where, "annotations are no object")
+    texts = {str(key): str(text) for key, text in annotations.items()}
+    return Descriptor(str(value.get("mediaType") or ""), Blob(str(digest), size), texts)
+
+
+def _bad(where: str, why: str) -> HostError:
+    return HostError(f"{where} cannot be read as a manifest: {why}", reason="bad-manifest")

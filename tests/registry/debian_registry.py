@@ -1,0 +1,51 @@
+"""Debian's docker-registry as a process of the test, on a loopback port of its own."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peers import peer
+
+CONFIG = """\
+version: 0.1
+log: {{level: fatal, accesslog: {{disabled: true}}}}
+storage: {{filesystem: {{rootdirectory: {data}}}, delete: {{enabled: true}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+{more}
+"""
+
+
+@contextmanager
+def started(folder: Path, *, port: int = 0, more: str = "") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """HOST:PORT and the process. The data stay in `folder`, so that it can be started again on them."""
+    port = port or free_port()
+    config = folder / "config.yml"
+    config.write_text(CONFIG.format(data=folder / "data", port=port, more=more))
+    with (folder / "log").open("ab") as log:
+        command = [peer("docker-registry"), "serve", str(config)]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            _wait(port, process)
+            yield f"127.0.0.1:{port}", process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(400):
+        assert process.poll() is None, "docker-registry ended at once"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.025)
+    raise AssertionError("docker-registry does not answer")

@@ -1,0 +1,218 @@
+"""A registry in memory that fails as told: enough of the distribution specification, and scripted faults."""
+
+import json
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+from kairosbuild.core.digest import of_bytes
+
+
+@dataclass
+class Fault:
+    """What happens instead of (or to) the answer of requests `METHOD PATH` that match, so many times."""
+
+    match: str
+    times: int = 1
+    status: int = 0                    # answer this, and nothing else
+    headers: dict[str, str] = field(default_factory=dict)  # put over the answer's own
+    body: bytes | None = None          # the answer's body instead
+    reset: bool = False                # RST before anything is answered
+    cut: int = -1                      # close after so many bytes of the body
+    change: Callable[[bytes], bytes] | None = None
+
+    def takes(self, line: str) -> bool:
+        if self.times > 0 and re.search(self.match, line):
+            self.times -= 1
+            return True
+        return False
+
+
+@dataclass
+class Seen:
+    method: str
+    path: str
+    authorization: str
+    length: int
+
+
+class FaultServer:
+    """`tokens` switches token authentication on; `login` (base64) is what it then wants to push."""
+
+    def __init__(self, *, tokens: bool = False, login: str = "") -> None:
+        self.faults: list[Fault] = []
+        self.seen: list[Seen] = []
+        self.blobs: dict[tuple[str, str], bytes] = {}
+        self.manifests: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self.tokens_given: list[tuple[str, ...]] = []
+        self.tokens = tokens
+        self.login = login
+        self.expired: set[str] = set()
+        self.realm = ""
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self.host = f"127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def fault(self, match: str, **how: object) -> Fault:
+        fault = Fault(match, **how)  # type: ignore[arg-type]
+        self.faults.append(fault)
+        return fault
+
+    def count(self, method: str, pattern: str = "") -> int:
+        return sum(1 for s in self.seen if s.method == method and re.search(pattern, s.path))
+
+    def tags(self, repository: str) -> set[str]:
+        return {name for repo, name in self.manifests if repo == repository and ":" not in name}
+
+    def __enter__(self) -> "FaultServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Connections that we or the client broke off are what this is for."""
+
+
+def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def handle_any(self) -> None:
+            url = urlsplit(self.path)
+            self.route, self.query = url.path, {k: v[0] for k, v in parse_qs(url.query).items()}
+            self.scopes = tuple(parse_qs(url.query).get("scope", ()))
+            length = int(self.headers.get("Content-Length") or 0)
+            authorization = self.headers.get("Authorization", "")
+            state.seen.append(Seen(self.command, self.path, authorization, length))
+            line = f"{self.command} {self.path}"
+            self.fault = next((f for f in state.faults if f.takes(line)), None)
+            if self.fault and self.fault.reset:
+                self.rfile.read(min(length, 1000))
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                self.connection.close()
+                return
+            self.data = self.rfile.read(length)
+            if len(self.data) < length:  # the client left
+                self.close_connection = True
+                return
+            if self.fault and self.fault.status:
+                self.answer(self.fault.status, self.fault.body or b"{}")
+            elif self.route == "/token":
+                self.token()
+            elif self.allowed():
+                self.serve()
+
+        do_GET = do_HEAD = do_PUT = do_POST = handle_any
+
+        def allowed(self) -> bool:
+            if not state.tokens:
+                return True
+            match = re.fullmatch(r"/v2/(.+)/(blobs|manifests|tags)/.*", self.route)
+            repository = match[1] if match else ""
+            need = {f"repository:{repository}:pull,push" if self.command in {"PUT", "POST"} else ""}
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            if token and token not in state.expired:
+                held = set(token.split("|"))
+                if need == {""} or need <= held:
+                    return True
+                self.answer(403, b'{"errors":[{"code":"DENIED","message":"token lacks the scope"}]}')
+                return False
+            realm = state.realm or f"http://{state.host}/token"
+            challenge = f'Bearer realm="{realm}",service="test",scope="repository:{repository}:pull"'
+            self.answer(401, b"{}", {"WWW-Authenticate": challenge})
+            return False
+
+        def token(self) -> None:
+            state.tokens_given.append(self.scopes)
+            wants_push = any("push" in scope for scope in self.scopes)
+            if wants_push and state.login and self.headers.get("Authorization") != f"Basic {state.login}":
+                self.answer(401, b"{}")
+                return
+            number = len(state.tokens_given)
+            text = "|".join([*self.scopes, str(number)])
+            self.answer(200, json.dumps({"token": text}).encode())
+
+        def serve(self) -> None:
+            if match := re.fullmatch(r"/v2/(.+)/blobs/uploads/", self.route):
+                self.begin(match[1])
+            elif match := re.fullmatch(r"/v2/(.+)/blobs/uploads/1", self.route):
+                self.finish_upload(match[1])
+            elif match := re.fullmatch(r"/v2/(.+)/blobs/(sha256:.+)", self.route):
+                found = state.blobs.get((match[1], match[2]))
+                self.give(found, "application/octet-stream")
+            elif match := re.fullmatch(r"/v2/(.+)/manifests/(.+)", self.route):
+                self.manifest(match[1], match[2])
+            else:
+                self.answer(404, b'{"errors":[{"code":"NAME_UNKNOWN","message":"no such repository"}]}')
+
+        def begin(self, repository: str) -> None:
+            source = (self.query.get("from", ""), self.query.get("mount", ""))
+            if source in state.blobs:
+                state.blobs[repository, source[1]] = state.blobs[source]
+                self.answer(201, b"")
+            else:
+                self.answer(202, b"", {"Location": f"/v2/{repository}/blobs/uploads/1?state=a%2Bb"})
+
+        def finish_upload(self, repository: str) -> None:
+            digest = self.query["digest"]
+            if of_bytes(self.data).digest != digest or self.query.get("state") != "a+b":
+                self.answer(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"not that"}]}')
+                return
+            state.blobs[repository, digest] = self.data
+            self.answer(201, b"", {"Docker-Content-Digest": digest})
+
+        def manifest(self, repository: str, version: str) -> None:
+            if self.command == "PUT":
+                document = json.loads(self.data)
+                named = [document["config"], *document["layers"]]
+                if any((repository, d["digest"]) not in state.blobs for d in named):
+                    self.answer(400, b'{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"incomplete"}]}')
+                    return
+                digest = of_bytes(self.data).digest
+                for name in (digest, version):
+                    state.manifests[repository, name] = self.headers["Content-Type"], self.data
+                self.answer(201, b"", {"Docker-Content-Digest": digest})
+                return
+            media_type, data = state.manifests.get((repository, version), ("", None))
+            self.give(data, media_type)
+
+        def give(self, data: bytes | None, media_type: str) -> None:
+            if data is None:
+                self.answer(404, b'{"errors":[{"code":"BLOB_UNKNOWN","message":"not here"}]}')
+                return
+            digest = of_bytes(data).digest
+            self.answer(200, data, {"Content-Type": media_type, "Docker-Content-Digest": digest})
+
+        def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+            fault = self.fault or Fault("")
+            if fault.change and status == 200:
+                body = fault.change(body)
+            if fault.body is not None:
+                body = fault.body
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **(headers or {}), **fault.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body if fault.cut < 0 else body[: fault.cut])
+            if fault.cut >= 0 or "Content-Length" in fault.headers:
+                self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
