@@ -229,6 +229,7 @@ VERBS = (
             CACHE,
             JSON,
             flag("--keep", help="gc: keep at most this much, e.g. 20G", metavar="SIZE"),
+            flag("--now", help="gc: also what is younger than a day", action="store_true"),
             flag("--older", help="gc: drop what was not used for this long, e.g. 14d", metavar="AGE"),
         ),
         ("kbuild cache stat", "kbuild cache gc --keep 20G", "kbuild cache verify"),
@@ -253,7 +254,7 @@ def parser(only: str = "") -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="kbuild",
         formatter_class=_Help,
-        description="Build bootable operating systems from a recipe, as a graph that rebuilds only what it must.",
+        description="Build bootable operating systems from a recipe, rebuilding only what must be.",
         epilog="start with:  kbuild run recipes/debian.yaml\nhelp on a verb:  kbuild run --help",
     )
     top.add_argument("--version", action="version", version=f"kbuild {__version__}")

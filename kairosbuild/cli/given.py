@@ -1,0 +1,49 @@
+"""What the command line gave, made ready: workspace, variables, the recipe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kairosbuild.core.errors import InputError
+
+if TYPE_CHECKING:
+    from kairosbuild.recipe.declaration import Recipe
+    from kairosbuild.recipe.workspace import Workspace
+
+
+def workspace(recipe: str | None = None) -> Workspace:
+    """The workspace in force here, with the person's own settings."""
+    from kairosbuild.recipe.workspace import find, user_file
+
+    return find(Path.cwd(), Path(recipe) if recipe else None, user=user_file(os.environ))
+
+
+def recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that was named, read and validated."""
+    from kairosbuild.kinds.table import TABLE
+    from kairosbuild.recipe.load import load
+
+    place = workspace(arguments.recipe)
+    return load(Path(arguments.recipe), TABLE, workspace=place, set_vars=pairs(arguments.set, "--set"))
+
+
+def pairs(words: Iterable[str], flag: str) -> Mapping[str, str]:
+    """`K=V` words as a mapping."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (key and equals):
+            raise InputError(f"{flag} {word}: not of the form NAME=VALUE", reason="bad-usage")
+        found[key] = value
+    return found
+
+
+def print_json(document: Any) -> None:
+    """One line of JSON on stdout."""
+    import json
+
+    print(json.dumps(document, ensure_ascii=False, default=str))

@@ -1,0 +1,76 @@
+"""`kbuild cache`: look at the store, tidy it, prove it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kairosbuild.cli import given
+from kairosbuild.cli.style import style
+from kairosbuild.core.errors import InputError
+
+if TYPE_CHECKING:
+    from kairosbuild.store.store import Store
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Ask the store; a store that is damaged ends with 1."""
+    from kairosbuild.store.store import Store
+
+    store = Store(Path(arguments.cache_dir or given.workspace().cache.dir))
+    found, code = {"stat": _stat, "gc": _gc, "verify": _verify}[arguments.question](store, arguments)
+    if arguments.json:
+        given.print_json(found)
+    else:
+        for name, value in found.items():
+            print(f"{name.replace('_', ' '):16} {_shown(name, value)}")
+    return code
+
+
+def _stat(store: Store, _: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    return {"store": str(store.home), **dataclasses.asdict(store.stat())}, 0
+
+
+def _gc(store: Store, arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    keep = _number(arguments.keep, _BYTES, "--keep") if arguments.keep else None
+    older = _number(arguments.older, _SECONDS, "--older") if arguments.older else None
+    more = {"grace": 0.0} if arguments.now else {}
+    swept = store.gc(keep_bytes=keep, keep_age=older, **more)
+    return dataclasses.asdict(swept), 0
+
+
+def _verify(store: Store, _: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    verified = store.verify()
+    if not verified.sound:
+        print(style.red("damaged blobs were set aside; what needs them is built or fetched anew"))
+    return dataclasses.asdict(verified), 0 if verified.sound else 1
+
+
+def _number(text: str, units: dict[str, int], flag: str) -> int:
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "")
+    if not number.isdigit():
+        known = ", ".join(units)
+        raise InputError(f"{flag} {text}: not a number with one of {known} behind it", reason="bad-usage")
+    return int(number) * units.get(unit, 1)
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, int) and ("byte" in name or name in ("freed", "kept")):
+        return size(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(value) or "none"
+    return str(value)
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
