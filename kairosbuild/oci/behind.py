@@ -1,4 +1,4 @@
-"""A writer that works behind its caller: hashing and writing overlap with reading, since none holds the GIL."""
+"""A writer that works behind its caller: hashing and writing overlap with reading, none holds the GIL."""
 
 from __future__ import annotations
 

@@ -23,6 +23,18 @@ class Slice:
     fd: int
     offset: int
 
+    def reader(self) -> Callable[[memoryview], int]:
+        """A function that reads on into the view it is given."""
+        at = self.offset
+
+        def read(view: memoryview) -> int:
+            nonlocal at
+            got = os.preadv(self.fd, (view,), at)
+            at += got
+            return got
+
+        return read
+
 
 Content = Path | str | bytes | BinaryIO | Slice | None
 """A file's bytes: where to read them (path, stream, slice), or themselves. None for all that has none."""
@@ -162,7 +174,7 @@ def _content(entry: Entry, content: Content, sink: Behind) -> None:
         finally:
             os.close(fd)
     elif isinstance(content, Slice):
-        got = sink.fill(_slice_reader(content), entry.size)
+        got = sink.fill(content.reader(), entry.size)
     elif content is not None:
         got = sink.fill(_stream_reader(content), entry.size, ends=True)
     else:
@@ -172,18 +184,6 @@ def _content(entry: Entry, content: Content, sink: Behind) -> None:
             f"{entry.path!r} was to have {entry.size} bytes and has {'more' if got > entry.size else got}",
             reason="file-changed", hint="it changed while it was read",
         )
-
-
-def _slice_reader(content: Slice) -> Callable[[memoryview], int]:
-    at = content.offset
-
-    def read(view: memoryview) -> int:
-        nonlocal at
-        got = os.preadv(content.fd, (view,), at)
-        at += got
-        return got
-
-    return read
 
 
 def _stream_reader(stream: BinaryIO) -> Callable[[memoryview], int]:
