@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kairosbuild.store.store import Store
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DAY = 86_400.0  # what a build in another shell may have stored and not yet recorded is this young
 _BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -39,8 +40,7 @@ def _stat(store: Store, _: argparse.Namespace) -> tuple[dict[str, Any], int]:
 def _gc(store: Store, arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     keep = _number(arguments.keep, _BYTES, "--keep") if arguments.keep else None
     older = _number(arguments.older, _SECONDS, "--older") if arguments.older else None
-    more = {"grace": 0.0} if arguments.now else {}
-    swept = store.gc(keep_bytes=keep, keep_age=older, **more)
+    swept = store.gc(keep_bytes=keep, keep_age=older, grace=0.0 if arguments.now else _DAY)
     return dataclasses.asdict(swept), 0
 
 
