@@ -16,7 +16,7 @@ from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.located import Located, Text
 from kairosbuild.recipe.typed import Mention, Typed
 
-MOST_HINTS = 50   # looking for the nearest of many names is slow
+MOST_HINTS = 50  # looking for the nearest of many names is slow
 MOST_LISTED = 12
 
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
@@ -150,7 +150,7 @@ def _edges(typed: Typed) -> tuple[str, ...]:
 
 def _closed_paths(edges: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
     """One cycle, longer than one node, out of each depth-first search that meets its own path."""
-    state: dict[str, int] = {}   # 1 on the path, 2 done
+    state: dict[str, int] = {}  # 1 on the path, 2 done
     found: list[tuple[str, ...]] = []
     for start in edges:
         if start not in state:
@@ -169,7 +169,7 @@ def _search(
             state[path.pop()] = 2
             waiting.pop()
         elif state.get(name) == 1 and name != path[-1]:
-            cycle = tuple(path[path.index(name):])
+            cycle = tuple(path[path.index(name) :])
             if not any(set(cycle) & set(known) for known in found):
                 found.append(cycle)
         elif name in edges and name not in state:

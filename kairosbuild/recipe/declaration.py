@@ -33,7 +33,7 @@ class Publish:
     """What goes where once it is built, and what must have passed before."""
 
     targets: tuple[str, ...] = ()
-    to: str = ""                      # a reference, or `oci:DIR` for a layout; "" is the default one
+    to: str = ""  # a reference, or `oci:DIR` for a layout; "" is the default one
     tags: tuple[str, ...] = ("latest",)
     requires: tuple[str, ...] = ()
     origin: Origin | None = field(default=None, compare=False)
@@ -44,10 +44,10 @@ class Recipe:
     """A whole recipe: its nodes in the order written, and what is published."""
 
     name: str
-    file: str                         # as the user named it
-    root: str                         # the workspace folder that sources are relative to, absolute
+    file: str  # as the user named it
+    root: str  # the workspace folder that sources are relative to, absolute
     vars: Mapping[str, str]
     nodes: tuple[Declaration, ...]
     publish: Publish
-    epoch: int                        # seconds since 1970 that every timestamp is clamped to
-    platform: str                     # "linux/amd64"
+    epoch: int  # seconds since 1970 that every timestamp is clamped to
+    platform: str  # "linux/amd64"

@@ -24,23 +24,23 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 FieldType = Literal[
-    "text",       # str
-    "integer",    # int
-    "flag",       # bool
-    "choice",     # str out of `choices`
-    "digest",     # "sha256:<64 hex>"
-    "mode",       # file mode, octal text as "0644"
-    "size",       # bytes as int; written "512M", "2G" or a number
-    "duration",   # seconds as int; written 90, "90s", "10m" or "2h"
-    "ref",        # name of a node            → str
-    "refs",       # list of node names        → tuple[str, ...]
-    "refmap",     # {label: node name}        → Mapping[str, str]
-    "source",     # path in the workspace, a file or a folder → str
+    "text",  # str
+    "integer",  # int
+    "flag",  # bool
+    "choice",  # str out of `choices`
+    "digest",  # "sha256:<64 hex>"
+    "mode",  # file mode, octal text as "0644"
+    "size",  # bytes as int; written "512M", "2G" or a number
+    "duration",  # seconds as int; written 90, "90s", "10m" or "2h"
+    "ref",  # name of a node            → str
+    "refs",  # list of node names        → tuple[str, ...]
+    "refmap",  # {label: node name}        → Mapping[str, str]
+    "source",  # path in the workspace, a file or a folder → str
     "sourcemap",  # {label: path}             → Mapping[str, str]
-    "texts",      # list of str               → tuple[str, ...]
-    "textmap",    # {str: str}                → Mapping[str, str]
-    "record",     # one nested spec dataclass
-    "records",    # list of nested spec dataclasses → tuple[...]
+    "texts",  # list of str               → tuple[str, ...]
+    "textmap",  # {str: str}                → Mapping[str, str]
+    "record",  # one nested spec dataclass
+    "records",  # list of nested spec dataclasses → tuple[...]
     "recordmap",  # {str: nested spec dataclass}
 ]
 
@@ -55,13 +55,13 @@ class FieldInfo:
     doc: str
     default: Any = REQUIRED
     choices: tuple[str, ...] = ()
-    accepts: tuple[str, ...] = ()   # for refs: what the named node must produce ("layer", "image", "file", …)
-    least: int = 0                  # fewest items, or the smallest integer
-    most: int | None = None         # largest integer
-    pattern: str = ""               # a regular expression the whole text must match
+    accepts: tuple[str, ...] = ()  # for refs: what the named node must produce ("layer", "image", "file", …)
+    least: int = 0  # fewest items, or the smallest integer
+    most: int | None = None  # largest integer
+    pattern: str = ""  # a regular expression the whole text must match
     record: builtins.type | None = None  # for record, records, recordmap
-    hint: bool = False              # timing and resources: beside the spec, never in a key
-    names: bool = False             # for refs: the nodes' names themselves matter to the output
+    hint: bool = False  # timing and resources: beside the spec, never in a key
+    names: bool = False  # for refs: the nodes' names themselves matter to the output
     check: Callable[[Any], str] | None = None
     example: str = ""
 

@@ -35,8 +35,11 @@ def typed_spec(spec: type[SpecT], declaration: Declaration) -> SpecT:
 
 
 def from_json(
-    spec: type[SpecT], values: Mapping[str, Any], refs: Mapping[str, tuple[str, ...]] | None = None,
-    sources: Mapping[str, str] | None = None, hints: Mapping[str, Any] | None = None,
+    spec: type[SpecT],
+    values: Mapping[str, Any],
+    refs: Mapping[str, tuple[str, ...]] | None = None,
+    sources: Mapping[str, str] | None = None,
+    hints: Mapping[str, Any] | None = None,
 ) -> SpecT:
     """The spec instance that these normalised values, references, sources and hints describe."""
     return _build(spec, values, Parts(refs or {}, sources or {}, hints or {}), "")
@@ -103,7 +106,7 @@ def _sources(info: FieldInfo, role: str, sources: Mapping[str, str]) -> Any:
 
 def _labelled(info: FieldInfo, role: str, parts: Mapping[str, Any], of: Callable[[Any], str]) -> Any:
     start = role + "."
-    found = {key[len(start):]: of(value) for key, value in parts.items() if key.startswith(start)}
+    found = {key[len(start) :]: of(value) for key, value in parts.items() if key.startswith(start)}
     return found if found or info.default is REQUIRED else REQUIRED
 
 

@@ -23,7 +23,7 @@ from kairosbuild.recipe.located import Fields, Located, Text, describe
 from kairosbuild.recipe.typed import Reader, Typed
 from kairosbuild.recipe.workspace import Workspace
 
-EPOCH = 1735689600   # 2025-01-01T00:00:00Z
+EPOCH = 1735689600  # 2025-01-01T00:00:00Z
 PLATFORMS = ("linux/amd64", "linux/arm64")
 NODE_NAME = r"[a-z0-9][a-z0-9_.-]{0,127}"
 RECIPE_NAME = r"[a-z0-9][a-z0-9_.-]{0,127}"
@@ -46,8 +46,11 @@ class PublishSpec:
     """What goes where once it is built, and what must have passed before."""
 
     targets: tuple[str, ...] = refs("Nodes whose results are published.", ())
-    to: str = text("Where to: a reference, or `oci:DIR` for an image layout on disk.", "",
-                   example="registry.example.com/os/debian")
+    to: str = text(
+        "Where to: a reference, or `oci:DIR` for an image layout on disk.",
+        "",
+        example="registry.example.com/os/debian",
+    )
     tags: tuple[str, ...] = texts("Tags that name it there.", ("latest",), least=1, pattern=TAG)
     requires: tuple[str, ...] = refs("Nodes that must have succeeded first, such as tests.", ())
 
@@ -57,11 +60,16 @@ class RecipeSpec:
     """The top of a recipe, beside `vars` and `nodes`."""
 
     version: int = integer("Version of the recipe language; this is 1.", least=1, most=1)
-    name: str | None = text("Name of what is built; the file's own name if left out.", None,
-                            pattern=RECIPE_NAME, example="debian")
+    name: str | None = text(
+        "Name of what is built; the file's own name if left out.", None, pattern=RECIPE_NAME, example="debian"
+    )
     publish: PublishSpec | None = record("What is published, and where.", PublishSpec, None)
-    epoch: int = integer("Seconds since 1970 that every timestamp in an output is clamped to.", EPOCH,
-                         least=315532800, most=4294967295)
+    epoch: int = integer(
+        "Seconds since 1970 that every timestamp in an output is clamped to.",
+        EPOCH,
+        least=315532800,
+        most=4294967295,
+    )
     platform: str = choice("What the outputs run on.", PLATFORMS, PLATFORMS[0])
 
 
@@ -92,7 +100,11 @@ def load(
 
 
 def parse(
-    data: bytes, file: str, kinds: Mapping[str, Any], *, workspace: Workspace,
+    data: bytes,
+    file: str,
+    kinds: Mapping[str, Any],
+    *,
+    workspace: Workspace,
     set_vars: Mapping[str, str] | None = None,
 ) -> Recipe:
     """The recipe that these bytes are; `file` is for messages, and for the name if none is given."""
@@ -114,7 +126,11 @@ class _Loading:
     """One recipe on its way from located values to declarations."""
 
     def __init__(
-        self, root: Fields, file: str, kinds: Mapping[str, Any], workspace: Workspace,
+        self,
+        root: Fields,
+        file: str,
+        kinds: Mapping[str, Any],
+        workspace: Workspace,
         given: Mapping[str, str],
     ) -> None:
         self.root, self.file, self.kinds, self.workspace = root, file, kinds, workspace
@@ -204,9 +220,14 @@ class _Loading:
 
     def _result(self, top: Typed) -> Recipe:
         return Recipe(
-            name=top.spec["name"], file=self.file, root=str(self.workspace.root), vars=self.values,
-            nodes=tuple(node.declaration for node in self.nodes), publish=_publish(top),
-            epoch=top.spec["epoch"], platform=top.spec["platform"],
+            name=top.spec["name"],
+            file=self.file,
+            root=str(self.workspace.root),
+            vars=self.values,
+            nodes=tuple(node.declaration for node in self.nodes),
+            publish=_publish(top),
+            epoch=top.spec["epoch"],
+            platform=top.spec["platform"],
         )
 
     def _note(self, message: str, reason: str, at: Located, hint: str) -> None:
@@ -234,8 +255,13 @@ def _publish(top: Typed) -> Publish:
     if values is None:
         return Publish()
     place = top.places["publish"].origin
-    return Publish(top.refs["publish.targets"], values["to"], tuple(values["tags"]),
-                   top.refs["publish.requires"], Origin(place.file, place.line, place.column))
+    return Publish(
+        top.refs["publish.targets"],
+        values["to"],
+        tuple(values["tags"]),
+        top.refs["publish.requires"],
+        Origin(place.file, place.line, place.column),
+    )
 
 
 def _known(kinds: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from yaml._yaml import CParser
 from kairosbuild.core.errors import InputError, KbuildError, Origin, raise_problems
 
 MOST_BYTES = 32 << 20
-MOST_VALUES = 1_000_000   # counted with every alias expanded: what a reader may have to visit
+MOST_VALUES = 1_000_000  # counted with every alias expanded: what a reader may have to visit
 MOST_DEPTH = 64
 
 _ODD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
@@ -106,8 +106,8 @@ class _Reader:
         self.file = file
         self.problems: list[KbuildError] = []
         self.root: Located | None = None
-        self.stack: list[tuple[Items | Fields, str | None, int]] = []   # container, anchor, count before it
-        self.keys: list[Text | None] = []                                # the key that waits, by level
+        self.stack: list[tuple[Items | Fields, str | None, int]] = []  # container, anchor, count before it
+        self.keys: list[Text | None] = []  # the key that waits, by level
         self.anchors: dict[str, tuple[Located, int]] = {}
         self.count = 0
         self.documents = 0
@@ -174,8 +174,12 @@ class _Reader:
     def alias(self, event: Any) -> None:
         found = self.anchors.get(event.anchor)
         if found is None:
-            raise self.fatal(f"no anchor {event.anchor!r} ends before this", "yaml-alias", event,
-                             "an anchor stands before its aliases and never around them")
+            raise self.fatal(
+                f"no anchor {event.anchor!r} ends before this",
+                "yaml-alias",
+                event,
+                "an anchor stands before its aliases and never around them",
+            )
         if self.stack and isinstance(self.stack[-1][0], Fields) and self.keys[-1] is None:
             raise self.fatal("an alias cannot be a key", "yaml-key", event, "")
         self.add(*found)
@@ -209,8 +213,12 @@ class _Reader:
         name = key.value
         if name in container.fields:
             first = container.keys[name]
-            self.complain(f"{_short(name)!r} stands twice in one mapping", "duplicate-key", key,
-                          f"first at line {first.line}, column {first.column}")
+            self.complain(
+                f"{_short(name)!r} stands twice in one mapping",
+                "duplicate-key",
+                key,
+                f"first at line {first.line}, column {first.column}",
+            )
             return
         container.fields[name] = value
         container.keys[name] = key

@@ -76,7 +76,7 @@ def write(path: Path, lock: LockFile) -> None:
         if path.read_bytes() == data:
             return
     except OSError:
-        pass   # none yet, or none that can be read: it is replaced
+        pass  # none yet, or none that can be read: it is replaced
     atomic.write_bytes(path, data)
 
 
@@ -87,7 +87,7 @@ def dumps(lock: LockFile) -> bytes:
         "nodes": {name: _entry_json(entry) for name, entry in lock.nodes.items()},
         "toolchain": {name: _entry_json(entry) for name, entry in lock.toolchain.items()},
     }
-    canonical.dumps(value)   # refuses what JSON cannot say in one way
+    canonical.dumps(value)  # refuses what JSON cannot say in one way
     return (_pretty(value, 0) + "\n").encode()
 
 
@@ -108,12 +108,16 @@ class _Reader:
         self.file, self.hint = file, hint
 
     def error(self, message: str, reason: str = "lock-damaged", line: int = 1, column: int = 1) -> InputError:
-        return InputError(f"the lock file is damaged: {message}" if reason == "lock-damaged" else message,
-                          reason=reason, hint=self.hint, origin=Origin(self.file, line, column))
+        return InputError(
+            f"the lock file is damaged: {message}" if reason == "lock-damaged" else message,
+            reason=reason,
+            hint=self.hint,
+            origin=Origin(self.file, line, column),
+        )
 
     def json(self, data: bytes) -> Any:
         if b"\\ud" in data.lower():
-            raise self.error("half of a character")   # a lone surrogate could never be written again
+            raise self.error("half of a character")  # a lone surrogate could never be written again
         try:
             return canonical.loads(data.decode())
         except json.JSONDecodeError as error:

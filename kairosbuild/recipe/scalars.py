@@ -112,6 +112,12 @@ def _error(message: str, reason: str, at: Located, hint: str) -> InputError:
 
 
 READ: dict[str, Callable[[FieldInfo, Word, Located], Any]] = {
-    "text": text, "choice": text, "integer": integer, "flag": flag,
-    "digest": digest, "mode": mode, "size": size, "duration": duration,
+    "text": text,
+    "choice": text,
+    "integer": integer,
+    "flag": flag,
+    "digest": digest,
+    "mode": mode,
+    "size": size,
+    "duration": duration,
 }

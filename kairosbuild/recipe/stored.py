@@ -34,8 +34,15 @@ def declaration_from_json(value: Mapping[str, Any]) -> Declaration:
     """The declaration that `declaration_json` wrote."""
     place = value["origin"]
     refs = {role: tuple(names) for role, names in value["refs"].items()}
-    return Declaration(value["name"], value["kind"], value["spec"], refs, value["sources"], value["hints"],
-                       Origin(*place) if place else None)
+    return Declaration(
+        value["name"],
+        value["kind"],
+        value["spec"],
+        refs,
+        value["sources"],
+        value["hints"],
+        Origin(*place) if place else None,
+    )
 
 
 def recipe_json(recipe: Recipe) -> dict[str, Any]:
@@ -59,9 +66,14 @@ def recipe_from_json(value: Mapping[str, Any], *, file: str, root: str) -> Recip
     if value["format"] != FORMAT:
         raise ValueError("a stored recipe of another format")
     return Recipe(
-        name=value["name"], file=file, root=root, vars=value["vars"],
+        name=value["name"],
+        file=file,
+        root=root,
+        vars=value["vars"],
         nodes=tuple([_node(row, file) for row in value["nodes"]]),
-        publish=_publish(value["publish"], file), epoch=value["epoch"], platform=value["platform"],
+        publish=_publish(value["publish"], file),
+        epoch=value["epoch"],
+        platform=value["platform"],
     )
 
 
@@ -80,12 +92,20 @@ def _node(row: list[Any], file: str) -> Declaration:
 def _publish_json(publish: Publish) -> dict[str, Any]:
     place = publish.origin
     return {
-        "targets": list(publish.targets), "to": publish.to, "tags": list(publish.tags),
-        "requires": list(publish.requires), "origin": [place.line, place.column] if place else None,
+        "targets": list(publish.targets),
+        "to": publish.to,
+        "tags": list(publish.tags),
+        "requires": list(publish.requires),
+        "origin": [place.line, place.column] if place else None,
     }
 
 
 def _publish(value: Mapping[str, Any], file: str) -> Publish:
     place = value["origin"]
-    return Publish(tuple(value["targets"]), value["to"], tuple(value["tags"]), tuple(value["requires"]),
-                   Origin(file, *place) if place else None)
+    return Publish(
+        tuple(value["targets"]),
+        value["to"],
+        tuple(value["tags"]),
+        tuple(value["requires"]),
+        Origin(file, *place) if place else None,
+    )

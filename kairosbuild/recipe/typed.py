@@ -48,7 +48,7 @@ class Typed:
     hints: dict[str, Any] = dataclasses.field(default_factory=dict)
     nodes: list[Mention] = dataclasses.field(default_factory=list)
     paths: list[Mention] = dataclasses.field(default_factory=list)
-    places: dict[str, Located] = dataclasses.field(default_factory=dict)   # by role
+    places: dict[str, Located] = dataclasses.field(default_factory=dict)  # by role
 
     def parts(self) -> Parts:
         """What is kept by role."""
@@ -66,8 +66,8 @@ class _Spot(NamedTuple):
     """Where a value is read and what its findings go to; its names are only made when they are needed."""
 
     typed: Typed
-    name: str                     # as written, for messages
-    field: str                    # as the spec class has it, for roles
+    name: str  # as written, for messages
+    field: str  # as the spec class has it, for roles
     parent: _Spot | None = None
     key: str | int | None = None
 
@@ -194,7 +194,7 @@ class Reader:
 
     def _complain(self, label: str, error: KbuildError) -> None:
         if isinstance(error, Broken):
-            return   # noted where the variable is declared
+            return  # noted where the variable is declared
         message = f"{label}: {error.message}"
         self.problems.append(InputError(message, reason=error.reason, hint=error.hint, origin=error.origin))
 
@@ -209,6 +209,7 @@ def _list_of(one: _One) -> _One:
     def read(reader: Reader, info: FieldInfo, node: Located, spot: _Spot) -> Any:
         found = [one(reader, info, item, spot.at(key)) for key, item in enumerate(_items(info, node))]
         return BAD if BAD in found else found
+
     return read
 
 
@@ -216,15 +217,22 @@ def _map_of(one: _One) -> _One:
     def read(reader: Reader, info: FieldInfo, node: Located, spot: _Spot) -> Any:
         found = {key: one(reader, info, item, spot.at(key)) for key, item in _entries(info, node)}
         return BAD if BAD in found.values() else found
+
     return read
 
 
 _READ: dict[str, _One] = {
     **dict.fromkeys(scalars.READ, Reader._scalar),
-    "ref": Reader._name, "refs": _list_of(Reader._name), "refmap": _map_of(Reader._name),
-    "source": Reader._name, "sourcemap": _map_of(Reader._name),
-    "texts": _list_of(Reader._item), "textmap": _map_of(Reader._item),
-    "record": Reader._record, "records": _list_of(Reader._record), "recordmap": _map_of(Reader._record),
+    "ref": Reader._name,
+    "refs": _list_of(Reader._name),
+    "refmap": _map_of(Reader._name),
+    "source": Reader._name,
+    "sourcemap": _map_of(Reader._name),
+    "texts": _list_of(Reader._item),
+    "textmap": _map_of(Reader._item),
+    "record": Reader._record,
+    "records": _list_of(Reader._record),
+    "recordmap": _map_of(Reader._record),
 }
 
 _Plan = tuple[tuple[str, str, FieldInfo, Any], ...]

@@ -13,9 +13,9 @@ from kairosbuild.core.errors import InputError, KbuildError, Origin, nearest
 from kairosbuild.recipe.located import Fields, Located, Text, describe
 
 NAME = "[A-Za-z_][A-Za-z0-9_-]*"
-MOST_TEXT = 1 << 20    # characters of one value after replacement
+MOST_TEXT = 1 << 20  # characters of one value after replacement
 MOST_TOTAL = 64 << 20  # characters of all replaced values together
-MOST_CHAIN = 64        # variables within variables
+MOST_CHAIN = 64  # variables within variables
 
 _DOLLAR = re.compile(r"\$(?:(\$)|\{(" + NAME + r")\}|(\{))")
 
@@ -41,14 +41,19 @@ class Variables:
         if name in self._broken:
             raise Broken(f"the variable {name!r} is wrong", reason="undefined-variable", origin=asked.origin)
         if name not in self._declared:
-            raise _error(f"no variable {name!r} is declared", "undefined-variable", asked,
-                         nearest(name, self._declared) or "declare it under vars")
+            raise _error(
+                f"no variable {name!r} is declared",
+                "undefined-variable",
+                asked,
+                nearest(name, self._declared) or "declare it under vars",
+            )
         if name in self._open:
-            path = " → ".join([*self._open[self._open.index(name):], name])
+            path = " → ".join([*self._open[self._open.index(name) :], name])
             raise _error(f"variables that need each other: {path}", "variable-cycle", asked, "")
         if len(self._open) >= MOST_CHAIN:
-            raise _error("variables within variables too deeply", "variable-limit", asked,
-                         f"at most {MOST_CHAIN}")
+            raise _error(
+                "variables within variables too deeply", "variable-limit", asked, f"at most {MOST_CHAIN}"
+            )
         self._open.append(name)
         try:
             found = self.expand(self._declared[name])
@@ -63,7 +68,7 @@ class Variables:
             return text.value
         parts, last, length = [], 0, 0
         for match in _DOLLAR.finditer(text.value):
-            parts += [text.value[last:match.start()], self._replacement(match, text)]
+            parts += [text.value[last : match.start()], self._replacement(match, text)]
             length += len(parts[-1]) + len(parts[-2])
             last = match.end()
             if length > MOST_TEXT:
@@ -86,15 +91,20 @@ class Variables:
     def _replacement(self, match: re.Match[str], text: Text) -> str:
         dollar, name, brace = match.groups()
         if brace:
-            raise _error("'${' opens no variable here", "bad-variable", text,
-                         "write ${name}, or $${ for the characters themselves")
+            raise _error(
+                "'${' opens no variable here",
+                "bad-variable",
+                text,
+                "write ${name}, or $${ for the characters themselves",
+            )
         return "$" if dollar else self.value(name, text)
 
     def _count(self, length: int, text: Text) -> None:
         self._total += length
         if length > MOST_TEXT or self._total > MOST_TOTAL:
-            raise _error("variables make this text too long", "variable-limit", text,
-                         f"at most {MOST_TEXT} characters")
+            raise _error(
+                "variables make this text too long", "variable-limit", text, f"at most {MOST_TEXT} characters"
+            )
 
 
 def declared(node: Located | None, problems: list[KbuildError]) -> dict[str, Text]:
@@ -107,8 +117,14 @@ def declared(node: Located | None, problems: list[KbuildError]) -> dict[str, Tex
     found = {}
     for name, value in node.fields.items():
         if not re.fullmatch(NAME, name):
-            problems.append(_error(f"{name!r} cannot name a variable", "bad-name", node.keys[name],
-                                   "letters, digits, - and _, not a digit first"))
+            problems.append(
+                _error(
+                    f"{name!r} cannot name a variable",
+                    "bad-name",
+                    node.keys[name],
+                    "letters, digits, - and _, not a digit first",
+                )
+            )
         elif not isinstance(value, Text) or value.null:
             hint = 'write "" for empty text' if isinstance(value, Text) else ""
             message = f"vars.{name}: text is expected, not {describe(value)}"
@@ -121,9 +137,14 @@ def declared(node: Located | None, problems: list[KbuildError]) -> dict[str, Tex
 def undeclared(given: Mapping[str, str], known: Mapping[str, Text], file: str) -> list[KbuildError]:
     """A problem for each `--set` that no variable waits for."""
     return [
-        InputError(f"--set {name}: the recipe declares no such variable", reason="undefined-variable",
-                   hint=nearest(name, known) or "declare it under vars", origin=Origin(file, 1, 1))
-        for name in sorted(given) if name not in known
+        InputError(
+            f"--set {name}: the recipe declares no such variable",
+            reason="undefined-variable",
+            hint=nearest(name, known) or "declare it under vars",
+            origin=Origin(file, 1, 1),
+        )
+        for name in sorted(given)
+        if name not in known
     ]
 
 

@@ -26,8 +26,9 @@ SUITE = "trixie"
 class Defaults:
     """Flags of the command line that need not be repeated."""
 
-    jobs: int | None = integer("Nodes built at a time; as many as there are processors if left out.", None,
-                               least=1, most=4096)
+    jobs: int | None = integer(
+        "Nodes built at a time; as many as there are processors if left out.", None, least=1, most=4096
+    )
     keep_going: bool = flag("Build what does not depend on a failed node.")
     progress: str = choice("How progress is shown.", ("auto", "plain", "json", "none"), "auto")
 
@@ -63,8 +64,9 @@ class BuildFile:
     version: int = integer("Version of this file's language; this is 1.", 1, least=1, most=1)
     recipes: tuple[str, ...] = texts("Recipes of the workspace: paths or globs.", ("recipes/*.yaml",))
     defaults: Defaults = record("Defaults of the command line.", Defaults, Defaults())
-    mirrors: Mapping[str, str] = textmap("Mirrors by name, as `debian: http://…`.", {}, pattern=MIRROR,
-                                         example="http://deb.debian.org/debian")
+    mirrors: Mapping[str, str] = textmap(
+        "Mirrors by name, as `debian: http://…`.", {}, pattern=MIRROR, example="http://deb.debian.org/debian"
+    )
     cache: CacheSettings = record("The store, and caches shared with others.", CacheSettings, CacheSettings())
     registry: RegistrySettings = record("Where to publish.", RegistrySettings, RegistrySettings())
     toolchain: ToolchainSettings = record("The pinned tools.", ToolchainSettings, ToolchainSettings())
@@ -74,8 +76,9 @@ class BuildFile:
 class UserCache:
     """The person's own say on the store."""
 
-    dir: str | None = text("The store's folder: absolute, or beginning with `~/`.", None,
-                           pattern=r"(?:/|~/).*")
+    dir: str | None = text(
+        "The store's folder: absolute, or beginning with `~/`.", None, pattern=r"(?:/|~/).*"
+    )
     from_: tuple[str, ...] | None = texts("Repositories that results are looked up in.", None)
     to: str | None = text("Repository that results are put into.", None)
 
@@ -153,8 +156,9 @@ def _read_workspace(file: Path) -> Workspace:
     found = read_settings(file, BuildFile)
     root = file.parent
     cache = Cache(root / found.cache.dir, found.cache.from_, found.cache.to)
-    return Workspace(root, cache, file, found.recipes, found.defaults, found.mirrors, found.registry,
-                     found.toolchain)
+    return Workspace(
+        root, cache, file, found.recipes, found.defaults, found.mirrors, found.registry, found.toolchain
+    )
 
 
 def _with_user(workspace: Workspace, file: Path) -> Workspace:
