@@ -70,8 +70,8 @@ def _make_room(tar: Path, into: Path) -> list[Path]:
 
 def _clear(into: Path, folder: str) -> None:
     if _inside(into, folder) and (into / folder).is_dir() and not (into / folder).is_symlink():
-        for child in os.listdir(into / folder):
-            _remove(into, f"{folder}/{child}" if folder else child)
+        for child in (into / folder).iterdir():
+            _remove(into, str(child.relative_to(into)))
 
 
 def _remove(into: Path, path: str) -> None:
@@ -87,5 +87,4 @@ def _remove(into: Path, path: str) -> None:
 def _inside(into: Path, path: str) -> bool:
     """Whether no link stands on the way, which could lead out of the tree."""
     folder = (into / path).parent
-    wanted = os.path.normpath(os.path.join(os.path.realpath(into), os.path.relpath(folder, into)))
-    return os.path.realpath(folder) == wanted
+    return folder.resolve() == into.resolve() / folder.relative_to(into)
