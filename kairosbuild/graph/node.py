@@ -109,7 +109,9 @@ class Task(Protocol):
     def execute(self, action: Action) -> ActionResult:
         """Run an action in the sandbox. Raises NodeError when it exits non-zero or lacks an output."""
 
-    def derive(self, domain: str, version: int, preimage: Mapping[str, Any], make: Callable[[], Outputs]) -> Outputs:
+    def derive(
+        self, domain: str, version: int, preimage: Mapping[str, Any], make: Callable[[], Outputs]
+    ) -> Outputs:
         """Do work once for this preimage, ever: a result of its own in the action cache.
 
         For what many nodes share: a layer's compressed transport, its boot form.
@@ -129,7 +131,7 @@ class Locker(Protocol):
         """(kind, spec, locked) of the nodes a role names, already locked."""
 
     def fetch(self, uri: str, *, digest: str | None = None, size: int | None = None) -> Path:
-        """Get a file by a `Material`-style uri; its digest is verified when known, its source trusted never."""
+        """Get a file by a `Material`-style uri; verified when its digest is known."""
 
     def path(self, blob: Blob) -> Path:
         """Where a stored blob can be read."""

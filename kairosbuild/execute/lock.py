@@ -1,0 +1,223 @@
+"""The lock phase: everything mutable is resolved once, in build order, and read from the lock file after.
+
+An entry carries a checksum of what it was resolved from: the kind and its version, the spec, and the
+locks of the nodes it names. While that holds the entry is taken as it is. A node whose kind resolves
+nothing has no entry.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from kairosbuild.core.canonical import dumps
+from kairosbuild.core.digest import Blob, of_bytes
+from kairosbuild.core.errors import InputError, KbuildError, raise_problems
+from kairosbuild.core.events import Events
+from kairosbuild.execute.executor import Executor
+from kairosbuild.execute.nodes import TOOLS, Node
+from kairosbuild.execute.task import remove_tree
+from kairosbuild.graph.action import Action, ActionResult
+from kairosbuild.graph.node import Locked, Locker, Material
+from kairosbuild.recipe.instances import typed_spec
+from kairosbuild.recipe.lockfile import LockEntry, LockFile, Pin
+from kairosbuild.store.store import Store
+
+FORMAT = 1
+
+
+class Fetcher(Protocol):
+    """The way to files outside. The only one."""
+
+    def __call__(self, uri: str, *, digest: str | None = None, size: int | None = None) -> Path:
+        """Get a file by a `Material`-style uri; verified when its digest is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What resolving works with. `tools` builds a tools tree and gives its layer."""
+
+    store: Store
+    executor: Callable[[], Executor]
+    fetch: Fetcher
+    tools: Callable[[str], Blob]
+    events: Events
+    cancel: threading.Event
+    platform: str
+    epoch: int
+
+
+@dataclass
+class LockPhase:
+    """Locks nodes one after the other. `entries` are what the lock file said and, in the end, shall say.
+
+    `update` names nodes to resolve anew; `frozen` makes a missing or stale entry an InputError
+    (`lock-missing`, `lock-stale`) whose hint is `command`.
+    """
+
+    means: Means
+    find: Callable[[str], Node]
+    entries: dict[str, LockEntry]
+    frozen: bool = False
+    update: Collection[str] = ()
+    command: str = "kbuild lock"
+    resolved: list[str] = field(default_factory=list)
+    _stamps: dict[str, str] = field(default_factory=dict)
+
+    def run(self, nodes: Iterable[Node]) -> None:
+        """Set `locked` of these nodes, given in build order. Frozen, all that is amiss is raised at once."""
+        problems: list[KbuildError] = []
+        for node in nodes:
+            try:
+                self.lock(node)
+            except InputError as error:
+                if not self.frozen:
+                    raise
+                problems.append(error)
+        raise_problems(problems)
+
+    def lock(self, node: Node) -> None:
+        """Set `locked` of one node."""
+        entry = self.entries.get(node.name)
+        wanted = node.name in self.update
+        if entry and not wanted and entry.checksum == self.checksum(node):
+            materials = tuple(Material(pin.uri, pin.digest, pin.size) for pin in entry.materials)
+            node.locked = Locked(entry.data, materials)
+            return
+        if entry and self.frozen:
+            raise self._amiss(node, "lock-stale", "was resolved from something else than it says now")
+        node.locked = self._resolve(node)
+        if node.locked.data or node.locked.materials:
+            pins = tuple(Pin(m.uri, m.digest, m.size) for m in node.locked.materials)
+            self.entries[node.name] = LockEntry(self.checksum(node), node.locked.data, pins)
+            self.resolved.append(node.name)
+        elif entry:
+            del self.entries[node.name]
+            self.resolved.append(node.name)
+
+    def checksum(self, node: Node) -> str:
+        """What a node's lock depends on."""
+        declared, kind = node.declaration, node.kind
+        document = {
+            "format": FORMAT, "kind": kind.name, "version": kind.version, "spec": declared.spec,
+            "platform": self.means.platform, "epoch": self.means.epoch,
+            "upstream": {
+                role: [self._stamp(self.find(name)) for name in names]
+                for role, names in declared.refs.items()
+            },
+        }
+        return of_bytes(dumps(document)).digest
+
+    def _stamp(self, node: Node) -> str:
+        """What a node's lock depends on, and what it is."""
+        if node.name not in self._stamps:
+            locked = [node.locked.data, [one.digest for one in node.locked.materials]]
+            self._stamps[node.name] = of_bytes(dumps([self.checksum(node), locked])).digest
+        return self._stamps[node.name]
+
+    def _resolve(self, node: Node) -> Locked:
+        if self.frozen:
+            frozen = _FrozenLocker(self, node)
+            locked = node.kind.lock(_spec(node), frozen)
+            if locked.data or locked.materials:
+                raise self._amiss(node, "lock-missing", "is not in the lock file")
+            return locked
+        locker = NodeLocker(self, node)
+        try:
+            return node.kind.lock(_spec(node), locker)
+        finally:
+            locker.close()
+
+    def _amiss(self, node: Node, reason: str, what: str) -> InputError:
+        return InputError(
+            f"{node.name} {what}", reason=reason, hint=f"run: {self.command}", origin=node.declaration.origin
+        )
+
+
+class NodeLocker:
+    """`graph.node.Locker` for one node."""
+
+    def __init__(self, phase: LockPhase, node: Node) -> None:
+        self.platform, self.epoch = phase.means.platform, phase.means.epoch
+        self._phase, self._node, self._means = phase, node, phase.means
+        self._scratch: Path | None = None
+
+    def upstream(self, role: str) -> Sequence[tuple[str, Any, Locked]]:
+        """(kind, spec, locked) of the nodes a role names, already locked."""
+        found = (self._phase.find(name) for name in self._node.declaration.refs.get(role, ()))
+        return [(one.kind.name, _spec(one), one.locked) for one in found]
+
+    def fetch(self, uri: str, *, digest: str | None = None, size: int | None = None) -> Path:
+        """Get a file."""
+        return self._means.fetch(uri, digest=digest, size=size)
+
+    def path(self, blob: Blob) -> Path:
+        """Where a stored blob can be read."""
+        return self._means.store.cas.path(blob.digest)
+
+    def put_bytes(self, data: bytes) -> Blob:
+        """Store these bytes."""
+        return self._means.store.cas.put_bytes(data)
+
+    def tools(self, purpose: str) -> Blob:
+        """The layer of a tools tree."""
+        return self._means.tools(purpose)
+
+    def execute(self, action: Action) -> ActionResult:
+        """Run an action in the sandbox."""
+        if self._scratch is None:
+            self._scratch = self._means.store.cas.tmp()
+        return self._means.executor().execute(
+            action, name=self._node.name, scratch=self._scratch, cancel=self._means.cancel
+        )
+
+    def note(self, text: str) -> None:
+        """A line for the person who waits."""
+        self._means.events.emit("note", self._node.name, message=text)
+
+    def close(self) -> None:
+        """Remove what was in between."""
+        if self._scratch is not None:
+            remove_tree(self._scratch)
+
+
+class _FrozenLocker(NodeLocker):
+    """Lets a kind say that it locks nothing; whatever would resolve something is an error."""
+
+    def fetch(self, uri: str, *, digest: str | None = None, size: int | None = None) -> Path:
+        """Never."""
+        self._refuse()
+
+    def tools(self, purpose: str) -> Blob:
+        """Never."""
+        self._refuse()
+
+    def execute(self, action: Action) -> ActionResult:
+        """Never."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise self._phase._amiss(self._node, "lock-missing", "is not in the lock file")
+
+
+_: type[Locker] = NodeLocker
+
+
+def entries_of(file: LockFile) -> dict[str, LockEntry]:
+    """A lock file's entries by the names of nodes, tools trees among them."""
+    return {**file.nodes, **{TOOLS + purpose: entry for purpose, entry in file.toolchain.items()}}
+
+
+def file_of(entries: Mapping[str, LockEntry]) -> LockFile:
+    """The lock file of these entries."""
+    return LockFile(
+        {name: entry for name, entry in entries.items() if not name.startswith(TOOLS)},
+        {name[len(TOOLS):]: entry for name, entry in entries.items() if name.startswith(TOOLS)},
+    )
+
+
+def _spec(node: Node) -> Any:
+    return typed_spec(node.kind.Spec, node.declaration)

@@ -1,0 +1,83 @@
+"""A node as the engine works with it: what was declared, what is locked, and what it last came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kairosbuild.core.digest import Blob
+from kairosbuild.core.errors import KbuildError
+from kairosbuild.execute.snapshot import Snapshot
+from kairosbuild.graph.graph import Graph
+from kairosbuild.graph.node import UNLOCKED, Kind, Locked
+from kairosbuild.recipe.declaration import Declaration
+
+Where = str
+"""Where a result came from: `built`, `memory` (the last evaluation), `local`, or a remote's name."""
+
+TOOLS = "tools:"
+"""Prefix of the names of the nodes that are tools trees; no recipe can write such a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a node came to: its key, its outputs, and the seconds they once took."""
+
+    key: str
+    outputs: Mapping[str, Blob]
+    seconds: float = 0.0
+    where: Where = "memory"
+
+
+@dataclass(slots=True)
+class Node:
+    """One node. `result` and `snapshots` are of the last evaluation until this one replaces them."""
+
+    declaration: Declaration
+    kind: Kind
+    tools: tuple[str, ...] = ()
+    locked: Locked = UNLOCKED
+    result: Result | None = None
+    snapshots: Mapping[str, Snapshot] | None = None
+    seconds: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.declaration.name
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The names of the nodes it needs, each once, tools trees last."""
+        named = (name for names in self.declaration.refs.values() for name in names)
+        return tuple(dict.fromkeys([*named, *(TOOLS + purpose for purpose in self.tools)]))
+
+
+@dataclass(frozen=True)
+class Work:
+    """The graph with its nodes, by index. `nodes` may read them in only when they are asked for."""
+
+    graph: Graph
+    nodes: Mapping[int, Node]
+    platform: str
+    epoch: int
+    root: str                        # the workspace folder, absolute and real
+
+    def named(self, name: str) -> Node:
+        """The node of this name."""
+        return self.nodes[self.graph.index[name]]
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of an evaluation, by index. A node that is nowhere in it stayed as it was."""
+
+    results: dict[int, Result] = field(default_factory=dict)
+    failed: dict[int, KbuildError] = field(default_factory=dict)
+    skipped: dict[int, int] = field(default_factory=dict)      # node → the failed one it needs
+    interrupted: bool = False
+
+    def count(self, where: Literal["built", "hit"]) -> int:
+        """How many were built, or found in a cache."""
+        return sum((one.where == "built") == (where == "built") for one in self.results.values())

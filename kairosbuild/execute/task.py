@@ -1,0 +1,179 @@
+"""What a kind holds while it builds one node: `graph.node.Task`, over the store and an executor."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kairosbuild.core.digest import Blob
+from kairosbuild.core.errors import KbuildError, NodeError
+from kairosbuild.core.events import Events
+from kairosbuild.execute.executor import Executor
+from kairosbuild.execute.results import Results
+from kairosbuild.execute.snapshot import Snapshot
+from kairosbuild.graph.action import Action, ActionResult
+from kairosbuild.graph.keys import derived_key
+from kairosbuild.graph.node import Input, Locked, Outputs, SourceFile
+from kairosbuild.store.record import Record
+from kairosbuild.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every task works with: store, results, executor, and how it hears that it must stop."""
+
+    store: Store
+    results: Results
+    executor: Callable[[], Executor]
+    events: Events
+    cancel: threading.Event
+    platform: str
+    epoch: int
+
+
+class BuildTask:
+    """One node's build. Used by one thread, closed when the build is over."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        name: str,
+        spec: Any,
+        *,
+        locked: Locked,
+        inputs: Mapping[str, tuple[Input, ...]],
+        snapshots: Mapping[str, Snapshot],
+        tools: Mapping[str, Blob],
+        timeout: float | None = None,
+    ) -> None:
+        self.name, self.spec, self.locked, self.inputs = name, spec, locked, inputs
+        self.platform, self.epoch = bench.platform, bench.epoch
+        self.sources: Mapping[str, tuple[SourceFile, ...]] = {role: s.files for role, s in snapshots.items()}
+        self.log: list[bytes] = []
+        self._bench = bench
+        self._snapshots = snapshots
+        self._tools = tools
+        self._timeout = timeout
+        self.scratch = bench.store.cas.tmp()
+        self._found: dict[str, Path] | None = None
+
+    def source_path(self, role: str, logical: str) -> Path:
+        """Where a source file's bytes can be read."""
+        return self._snapshots[role].path(logical)
+
+    def path(self, blob: Blob) -> Path:
+        """Where a blob can be read; a source file's is brought into the store first."""
+        self._bring([blob])
+        return self._bench.store.cas.path(blob.digest)
+
+    def put_bytes(self, data: bytes) -> Blob:
+        """Store these bytes."""
+        return self._bench.store.cas.put_bytes(data)
+
+    def put_file(self, path: Path) -> Blob:
+        """Store this scratch file by moving it."""
+        return self._bench.store.cas.put_file(path)
+
+    def tools(self, purpose: str) -> Blob:
+        """The layer of a tools tree that the kind named; another one would be missing from the key."""
+        if purpose not in self._tools:
+            raise NodeError(
+                f"{self.name} uses the tools tree {purpose!r} without having named it",
+                reason="tools-undeclared", hint="the kind's tools() names every tree that its build uses",
+            )
+        return self._tools[purpose]
+
+    def execute(self, action: Action) -> ActionResult:
+        """Run an action; its log becomes part of the node's."""
+        self._bring(action.inputs.values())
+        if action.timeout is None and self._timeout:
+            action = replace(action, timeout=self._timeout)
+        self._bench.events.emit("action-started", self.name)
+        began = time.monotonic()
+        try:
+            result = self._bench.executor().execute(
+                action, name=self.name, scratch=self.scratch, cancel=self._bench.cancel
+            )
+        except NodeError as error:
+            self.log.append(log_of(error))
+            raise
+        finally:
+            self._bench.events.emit("action-finished", self.name, seconds=time.monotonic() - began)
+        if result.log:
+            self.log.append(result.log)
+        return result
+
+    def derive(
+        self, domain: str, version: int, preimage: Mapping[str, Any], make: Callable[[], Outputs]
+    ) -> Outputs:
+        """Do work once for this preimage, ever."""
+        key = derived_key(domain, version, preimage)
+        results = self._bench.results
+        if record := results.local(key):
+            return record.outputs
+        with self._bench.store.lock(key):
+            if record := results.local(key):
+                return record.outputs
+            if found := results.remote(key):
+                return found[1].outputs
+            began = time.monotonic()
+            outputs = dict(make())
+            document = {"domain": domain, "version": version, "preimage": preimage}
+            results.keep(Record(key, document, outputs, time.monotonic() - began))
+            return outputs
+
+    def note(self, text: str) -> None:
+        """A line for the node's log."""
+        self.log.append(text.encode() + b"\n")
+
+    def close(self) -> None:
+        """Remove the scratch folder."""
+        remove_tree(self.scratch)
+
+    def _bring(self, blobs: Any) -> None:
+        """Put source files that an action reads into the store, if they still are what was hashed."""
+        for blob in self._bench.store.cas.missing(blobs):
+            path = self._source_of(blob)
+            if path is None:
+                message = f"{self.name} asks for {blob.digest}, which is not stored"
+                raise NodeError(message, reason="blob-missing")
+            if self._bench.store.cas.add_copy(path) != blob:
+                raise source_changed(self.name, str(path))
+
+    def _source_of(self, blob: Blob) -> Path | None:
+        if self._found is None:
+            self._found = {
+                one.blob.digest: shot.path(one.logical)
+                for shot in self._snapshots.values() for one in shot.files if one.blob
+            }
+        return self._found.get(blob.digest)
+
+
+def source_changed(name: str, path: str) -> NodeError:
+    """A source is no longer what the key says: the result would lie."""
+    return NodeError(
+        f"{name}: {path} changed while it was built", reason="source-changed", hint="run the build again"
+    )
+
+
+def log_of(error: KbuildError) -> bytes:
+    """The log an executor attached to its error."""
+    log = getattr(error, "log", b"")
+    return log if isinstance(log, bytes) else b""
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder whatever modes a build left inside."""
+    def retry(function: Callable[..., Any], name: str, _: Any) -> None:
+        Path(name).parent.chmod(0o700)
+        function(name)
+
+    try:
+        path.rmdir()
+    except OSError:
+        shutil.rmtree(path, onerror=retry)
