@@ -13,7 +13,7 @@ from typing import Any
 
 from kairosbuild.core.errors import InputError, KbuildError
 from kairosbuild.recipe.declaration import Declaration
-from kairosbuild.recipe.located import Located, Text
+from kairosbuild.recipe.located import Fields, Items, Located, Text
 from kairosbuild.recipe.typed import Mention, Typed
 
 MOST_HINTS = 50  # looking for the nearest of many names is slow
@@ -77,7 +77,7 @@ def of_kinds(nodes: Sequence[Node]) -> list[KbuildError]:
     for node in nodes:
         check = getattr(node.kind, "check", None)
         for field, message, hint in check(node.name, node.declaration, declarations) if check else ():
-            at = node.typed.places.get(field, node.key)
+            at = _place(node, field)
             label = f"{node.name}: {field}" if field else node.name
             told = f"{label}: {message}"
             problems.append(InputError(told, reason="kind-check", hint=hint, origin=at.origin))
@@ -185,6 +185,17 @@ def _cycle(path: tuple[str, ...], nodes: Mapping[str, Node]) -> KbuildError:
     at = next(mention.at for mention in nodes[turned[0]].typed.nodes if mention.name == second)
     message = f"nodes need each other: {' → '.join([*turned, turned[0]])}"
     return InputError(message, reason="cycle", hint="one of them has to do without", origin=at.origin)
+
+
+def _place(node: Node, field: str) -> Located:
+    """Where a field stands, by its dotted path; the nearest that is written above it if it does not."""
+    at: Located = node.typed.places.get(field.split(".")[0], node.key)
+    for part in field.split(".")[1:]:
+        if isinstance(at, Items) and part.isdecimal() and int(part) < len(at.items):
+            at = at.items[int(part)]
+        elif isinstance(at, Fields) and part in at.fields:
+            at = at.fields[part]
+    return at
 
 
 def _close(word: str, names: Collection[str]) -> str:

@@ -89,7 +89,7 @@ def read(data: bytes, file: str) -> Located:
     try:
         root = reader.run(iter(parser.get_event, None))
     except yaml.YAMLError as error:
-        problems = [*reader.problems, _syntax(error, file)]
+        problems = [*reader.problems, _syntax(error, file, text)]
         raise_problems(problems)
     finally:
         parser.dispose()
@@ -250,11 +250,13 @@ def _place(before: str, file: str) -> Origin:
     return Origin(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
-def _syntax(error: yaml.YAMLError, file: str) -> InputError:
+def _syntax(error: yaml.YAMLError, file: str, text: str) -> InputError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     place = Origin(file, mark.line + 1, mark.column + 1) if mark else Origin(file, 1, 1)
     message = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
-    hint = "YAML indents with spaces" if "'\\t'" in message else (getattr(error, "context", None) or "")
+    hint = getattr(error, "context", None) or ""
+    if mark and text[mark.index : mark.index + 1] == "\t":
+        message, hint = "a tab where YAML wants spaces", "indent with spaces"
     return _error(message, "yaml-syntax", place, hint)
 
 
