@@ -171,14 +171,16 @@ class ActionCache:
         if waiting is not None:
             waiting += rows
         elif rows:
+            for sure in (False, True):
+                try:
+                    return self._transact(rows)
+                except sqlite3.Error as problem:
+                    self._recover(problem, sure=sure)
             try:
                 self._transact(rows)
             except sqlite3.Error as problem:
-                self._recover(problem)
-                try:
-                    self._transact(rows)
-                except sqlite3.Error as again:
-                    raise _host(again, self._file) from again
+                raise _host(problem, self._file) from problem
+        return None
 
     def _transact(self, rows: list[_Row]) -> None:
         """One transaction; one thread at a time, because sqlite waits for a lock by sleeping."""
@@ -202,16 +204,21 @@ class ActionCache:
         """diskcache over this folder: keeps everything until told, waits long, unpickles nothing."""
         self._after_fork()
         if self._writer is None:
-            from diskcache import Cache
+            from diskcache import DEFAULT_SETTINGS, Cache
 
             from kairosbuild.store.inline import InlineDisk
 
-            settings = {"eviction_policy": "none", "cull_limit": 0, "statistics": 0}
-            try:
-                self._writer = Cache(str(self.root), timeout=_WAIT, disk=InlineDisk, **settings)
-            except (TypeError, ValueError, AttributeError, KeyError, AssertionError) as problem:
-                raise _StrangeError(f"diskcache rejects its settings: {problem}") from problem
+            settings = {**DEFAULT_SETTINGS, "eviction_policy": "none", "cull_limit": 0}
+            self._straighten(settings)
+            self._writer = Cache(str(self.root), timeout=_WAIT, disk=InlineDisk, **settings)
         return self._writer
+
+    def _straighten(self, settings: Mapping[str, Any]) -> None:
+        """Drop settings that are not ours: diskcache makes attributes and pragmas of whatever it finds."""
+        kept = {**settings, **dict.fromkeys(("count", "size", "hits", "misses"))}
+        for key, value in self._query("SELECT key, value FROM Settings"):
+            if key not in kept or kept[key] not in (None, value):
+                self._execute("DELETE FROM Settings WHERE key = ?", [(key,)])
 
     def _touch(self, keys: Iterable[str]) -> None:
         rows = [(time.time(), _RECORD + key) for key in keys]
@@ -256,10 +263,10 @@ class ActionCache:
             self._recover(problem)
             return 0
 
-    def _recover(self, problem: sqlite3.Error) -> None:
+    def _recover(self, problem: sqlite3.Error, *, sure: bool = False) -> None:
         """Make what is damaged empty. Raises HostError for what is no damage."""
         if _is_damage(problem):
-            self._set_aside(sure=isinstance(problem, _StrangeError))
+            self._set_aside(sure=sure)
         elif "no such table" not in str(problem):  # its maker was killed before it made any
             raise _host(problem, self._file) from problem
 
@@ -277,7 +284,10 @@ class ActionCache:
             self._pid = os.getpid()
 
     def _set_aside(self, *, sure: bool) -> None:
-        """Move a database that cannot be read out of the way; the next write starts a new one."""
+        """Move a database out of the way; the next write starts a new one.
+
+        Unless `sure`, sqlite is asked first: the trouble may be passing, or another process has done it.
+        """
         with self._mutex, self._locks.hold("actions"):
             self.close()
             if os.path.exists(self._file) and (sure or not _healthy(self._file)):
@@ -287,10 +297,6 @@ class ActionCache:
                     with suppress(FileNotFoundError):
                         os.rename(f"{self.root}/{name}", f"{aside}/{name}")
                 self.notes.append(f"the action cache was damaged; it was moved to {aside} and started anew")
-
-
-class _StrangeError(sqlite3.DatabaseError):
-    """A sound database with something in it that diskcache cannot open."""
 
 
 def _pointers(keys: Mapping[str, str]) -> list[_Row]:

@@ -233,7 +233,7 @@ class Cas:
     def _opened(self, blob: Blob) -> Iterator[int]:
         try:
             handle = os.open(self._place(blob.digest), _READ)
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as problem:
+        except OSError as problem:  # absent, not readable, or a link that is no blob
             raise HostError(
                 f"{blob.digest} is not in the store", reason="blob-missing", hint="run the build again"
             ) from problem
