@@ -37,15 +37,22 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def really_a_folder(path: Path) -> bool:
+    """Not one by way of a link."""
+    return path.is_dir() and path.resolve() == path
+
+
 def unpack_as_tar_does(root: Path, items: list[Item], tar: Path) -> None:
     """The oracle: whiteouts and folders made files are removed, all the rest unpacked by GNU tar."""
     for entry, _ in items:
+        if is_whiteout(entry.path) and not really_a_folder(root / parent(entry.path)):
+            continue
         if is_opaque(entry.path):
-            for inside in list((root / parent(entry.path)).glob("*")) if (root / parent(entry.path)).is_dir() else ():
+            for inside in list((root / parent(entry.path)).iterdir()):
                 remove(inside)
-        elif is_whiteout(entry.path) and not (root / parent(entry.path)).is_symlink():
+        elif is_whiteout(entry.path):
             remove(root / hidden_by(entry.path))
-        elif entry.type != "dir" and (root / entry.path).is_dir() and not (root / entry.path).is_symlink():
+        elif entry.type != "dir" and really_a_folder(root / entry.path):
             shutil.rmtree(root / entry.path)  # tar refuses to put a file where a folder with content is
     tar.write_bytes(written([item for item in items if not is_whiteout(item[0].path)])[0])
     command = ["tar", "--same-permissions", "-C", str(root), "-xf", str(tar)]
@@ -53,7 +60,7 @@ def unpack_as_tar_does(root: Path, items: list[Item], tar: Path) -> None:
 
 
 def tree_of(layers: list[list[Item]], folder: Path) -> bytes:
-    root = folder / "root"
+    root = folder.resolve() / "root"
     root.mkdir()
     for items in layers:
         unpack_as_tar_does(root, settle(items), folder / "layer.tar")
