@@ -22,6 +22,15 @@ def workspace(recipe: str | None = None) -> Workspace:
     return find(Path.cwd(), Path(recipe) if recipe else None, user=user_file(os.environ))
 
 
+def cache_dir(recipe: str | None) -> str:
+    """The store's folder; settings files are read as YAML only when one could name it."""
+    from kairosbuild.recipe import places
+
+    found = os.environ.get("KBUILD_CACHE_DIR")
+    found = found or places.plain_cache(os.getcwd(), recipe, places.user_file(os.environ))
+    return found or str(workspace(recipe).cache.dir)
+
+
 def recipe(arguments: argparse.Namespace) -> Recipe:
     """The recipe that was named, read and validated."""
     from kairosbuild.kinds.table import TABLE
@@ -29,6 +38,14 @@ def recipe(arguments: argparse.Namespace) -> Recipe:
 
     place = workspace(arguments.recipe)
     return load(Path(arguments.recipe), TABLE, workspace=place, set_vars=pairs(arguments.set, "--set"))
+
+
+def edges(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:
+    """Every node of a recipe with the nodes it names, each once."""
+    return {
+        node.name: tuple(dict.fromkeys(name for names in node.refs.values() for name in names))
+        for node in recipe.nodes
+    }
 
 
 def pairs(words: Iterable[str], flag: str) -> Mapping[str, str]:

@@ -205,7 +205,7 @@ class EventFile:
     """`--events FILE`: JSON lines with wall-clock time, whatever the terminal shows."""
 
     def __init__(self, path: str) -> None:
-        self._stream = open(path, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - closed by close()
+        self._stream = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._lines = JsonLines(self._stream)
         self._offset = time.time() - time.monotonic()
 

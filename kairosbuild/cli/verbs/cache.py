@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Ask the store; a store that is damaged ends with 1."""
     from kairosbuild.store.store import Store
 
-    store = Store(Path(arguments.cache_dir or given.workspace().cache.dir))
+    store = Store(Path(arguments.cache_dir or given.cache_dir(None)))
     found, code = {"stat": _stat, "gc": _gc, "verify": _verify}[arguments.question](store, arguments)
     if arguments.json:
         given.print_json(found)

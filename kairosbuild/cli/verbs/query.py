@@ -12,11 +12,7 @@ def main(arguments: argparse.Namespace) -> int:
     from kairosbuild.graph import query
 
     recipe = given.recipe(arguments)
-    edges = {
-        node.name: tuple(dict.fromkeys(name for names in node.refs.values() for name in names))
-        for node in recipe.nodes
-    }
-    answer = query.ask(edges, arguments.question, arguments.nodes)
+    answer = query.ask(given.edges(recipe), arguments.question, arguments.nodes)
     if arguments.json:
         given.print_json(answer)
     elif arguments.question == "somepath":

@@ -1,0 +1,43 @@
+"""`--output NODE=FILE`: a result copied out of the store, holes kept, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kairosbuild.core.atomic import replacing
+from kairosbuild.core.digest import CHUNK
+from kairosbuild.core.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from kairosbuild.cli.wiring import Parts
+    from kairosbuild.execute.engine import Outcome
+
+_MAIN = ("disk", "image", "file", "layer", "verdict")  # which of a node's outputs is meant
+_ZEROS = bytes(CHUNK)
+
+
+def copy_out(parts: Parts, outcome: Outcome, node: str, file: str) -> None:
+    """Copy the main output of a node, or with `NODE.OUTPUT` another one, to a file."""
+    name, _, wanted = (node, "", "") if outcome.has(node) else node.rpartition(".")
+    if not outcome.has(name):
+        raise InputError(f"--output {node}={file}: nothing was built under that name", reason="unknown-node")
+    outputs = outcome.outputs(name)
+    wanted = wanted or next((each for each in _MAIN if each in outputs), next(iter(outputs), ""))
+    if wanted not in outputs:
+        raise InputError(
+            f"{name} has no output {wanted!r}", reason="unknown-output", hint=nearest(wanted, outputs)
+        )
+    copy_sparse(parts.store.cas.path(outputs[wanted].digest), Path(file))
+
+
+def copy_sparse(source: Path, into: Path) -> None:
+    """Copy a file, zeros as holes, under a temporary name until it is whole."""
+    with source.open("rb") as read, replacing(into) as write:
+        while chunk := read.read(CHUNK):
+            if chunk == _ZEROS[: len(chunk)]:
+                write.seek(len(chunk), os.SEEK_CUR)
+            else:
+                write.write(chunk)
+        write.truncate()

@@ -1,0 +1,90 @@
+"""Publishing what a run built, and knowing at once that it already is.
+
+After a publication the store keeps a small note: this target, these outputs and these tags led to these
+manifests. While the note holds and the target's tags still name those manifests, nothing is assembled or sent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from kairosbuild.core.atomic import write_bytes
+from kairosbuild.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kairosbuild.cli.wiring import Parts
+    from kairosbuild.execute.engine import Outcome
+
+
+def publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str) -> list[dict[str, Any]]:
+    """Publish these nodes; a JSON-able row for each, in the targets' order."""
+    from pathlib import Path
+
+    tags = outcome.publish.tags
+    wanted = {name: {k: b.digest for k, b in outcome.outputs(name).items()} for name in targets}
+    asked = json.dumps([where, list(tags), wanted, outcome.platform], sort_keys=True)
+    note = Path(parts.store_root(), "published", sha256(asked.encode()).hexdigest()[:40])
+    if known := _still_there(note, where, parts):
+        return [{**row, "uploaded": 0, "skipped": True} for row in known]
+    rows = _publish(parts, outcome, targets, where)
+    write_bytes(note, json.dumps(rows).encode())
+    return rows
+
+
+def destination(parts: Parts, outcome: Outcome) -> str:
+    """Where a recipe is published: the command line's word, its own, the workspace's, a layout on disk."""
+    said = getattr(parts.arguments, "push", None) or outcome.publish.to
+    if not said and _workspace_names_registry(outcome.root):
+        said = parts.workspace.registry.to
+    return said or "oci:" + os.path.relpath(os.path.join(outcome.root, "dist", outcome.name))
+
+
+def _workspace_names_registry(root: str) -> bool:
+    try:
+        with open(os.path.join(root, "BUILD.yaml"), "rb") as stream:
+            return b"registry" in stream.read()
+    except OSError:
+        return False
+
+
+def _publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str) -> list[dict[str, Any]]:
+    from kairosbuild.cli.transport import transport
+    from kairosbuild.registry.publish import publish
+
+    target, version = parts.registries.open(where)
+    tags = (version,) if version else outcome.publish.tags
+    items = [_item(outcome, name) for name in targets]
+    done = publish(
+        target, items, tags, cas=parts.store.cas, transport=transport(parts.store), events=parts.events
+    )
+    return [asdict(one) for one in done]
+
+
+def _item(outcome: Outcome, name: str) -> Any:
+    from kairosbuild.registry.documents import Item
+
+    outputs = outcome.outputs(name)
+    for kind in ("image", "artifact"):
+        if kind in outputs:
+            return Item(name, kind, outputs[kind])
+    raise InputError(
+        f"{name} is a {outcome.kind(name)} and yields nothing that can be published",
+        reason="not-publishable", hint="publish images and artifacts (a disk, for one)",
+        origin=outcome.publish.origin,
+    )  # fmt: skip
+
+
+def _still_there(note: Any, where: str, parts: Parts) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = json.loads(note.read_bytes())
+    except (OSError, ValueError):
+        return []
+    target, _ = parts.registries.open(where)
+    tags = [(reference.rpartition(":")[2], row["digest"]) for row in rows for reference in row["references"]]
+    return rows if all(target.head_manifest(tag) == digest for tag, digest in tags) else []

@@ -1,0 +1,102 @@
+"""What every verb that builds shares: listeners, interruption, and the report at the end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from kairosbuild.cli import given
+from kairosbuild.cli.style import style
+from kairosbuild.core.events import Events
+
+if TYPE_CHECKING:
+    import argparse
+
+    from kairosbuild.cli.wiring import Parts
+    from kairosbuild.core.errors import KbuildError
+    from kairosbuild.execute.engine import Outcome
+
+
+@contextmanager
+def running(arguments: argparse.Namespace) -> Iterator[Parts]:
+    """The parts of a run, its listeners closed afterwards.
+
+    Ctrl-C and SIGTERM set `cancel`, and the run ends in order; a second one leaves at once.
+    """
+    from kairosbuild.cli.progress import EventFile, reporter
+    from kairosbuild.cli.wiring import Parts
+
+    listeners: list[Any] = [reporter(getattr(arguments, "progress", "auto"))]
+    if getattr(arguments, "events", None):
+        listeners.append(EventFile(arguments.events))
+    if getattr(arguments, "trace", None):
+        from kairosbuild.cli.trace import Trace
+
+        listeners.append(Trace(arguments.trace))
+    parts = Parts(arguments, Events(*listeners))
+
+    def stop(*_: object) -> None:
+        if parts.cancel.is_set():
+            raise KeyboardInterrupt
+        parts.cancel.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield parts
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for listener in listeners:
+            listener.close()
+
+
+def failures(outcome: Outcome) -> int:
+    """Tell what failed, with the end of each log; the exit code."""
+    from kairosbuild.cli.main import INTERRUPTED, report
+
+    for name, problem in outcome.failed.items():
+        report(problem, json=False)
+        _tail(name, problem)
+    for name, needed in outcome.skipped.items():
+        print(f"{style.dim('skipped:')} {name} needs {needed}", file=sys.stderr)
+    if outcome.interrupted:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    if not outcome.failed:
+        return 0
+    return min(problem.exit_code for problem in outcome.failed.values())
+
+
+def summary(outcome: Outcome) -> str:
+    """One line: how much was done, found, and left alone."""
+    parts = [f"{outcome.built} built", f"{outcome.hits} from cache", f"{outcome.unchanged} unchanged"]
+    if outcome.failed:
+        parts.append(style.red(f"{len(outcome.failed)} failed"))
+    if outcome.skipped:
+        parts.append(f"{len(outcome.skipped)} skipped")
+    return ", ".join(parts)
+
+
+def outcome_json(outcome: Outcome, **more: Any) -> None:
+    """The result of a run for programs."""
+    given.print_json(
+        {
+            "recipe": outcome.name, "total": outcome.total, "built": outcome.built, "hits": outcome.hits,
+            "unchanged": outcome.unchanged, "interrupted": outcome.interrupted,
+            "failed": {n: {"reason": p.reason, "message": p.message} for n, p in outcome.failed.items()},
+            "skipped": dict(outcome.skipped), **more,
+        }
+    )  # fmt: skip
+
+
+def _tail(name: str, problem: KbuildError) -> None:
+    log = getattr(problem, "log", b"")
+    lines = log.decode(errors="replace").splitlines()[-_LINES:] if isinstance(log, bytes) else []
+    for line in lines:
+        print(f"  {style.dim(name + ' │')} {line}", file=sys.stderr)
+
+
+_LINES = 20  # of a failed node's log that are shown; the rest is in the store

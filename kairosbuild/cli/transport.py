@@ -1,0 +1,32 @@
+"""A layer's compressed form, made once per layer and compressor, and remembered like any result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kairosbuild.core.digest import Blob
+    from kairosbuild.oci.transport import Method
+    from kairosbuild.store.store import Store
+
+
+def transport(store: Store) -> Callable[[Blob, str], Blob]:
+    """A function from a layer and a method (`gzip`, `zstd`) to the blob that travels."""
+    from kairosbuild.execute.derive import derive
+    from kairosbuild.execute.results import Results
+    from kairosbuild.oci.transport import compress, compressor_id
+
+    def made(layer: Blob, method: str) -> Blob:
+        way = cast("Method", method)
+
+        def make() -> dict[str, Blob]:
+            with store.cas.writer() as out:
+                compress(store.cas.path(layer.digest), cast("BinaryIO", out), way)
+                return {"transport": out.commit()}
+
+        preimage = {"layer": layer.digest, "compressor": compressor_id(way)}
+        return derive(store, Results(store), "transport", 1, preimage, make)["transport"]
+
+    return made

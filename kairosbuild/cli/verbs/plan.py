@@ -1,0 +1,29 @@
+"""`kbuild plan`: what would run, what is a hit, what waits, and why."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections import Counter
+
+from kairosbuild.cli import given
+from kairosbuild.cli.running import running
+from kairosbuild.cli.style import style
+from kairosbuild.execute import engine
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print a line for every node, in build order, and the count of each state."""
+    with running(arguments) as parts:
+        planned = engine.plan(parts.request(), parts.wiring(), parts.events)
+    if arguments.json:
+        given.print_json({"nodes": [dataclasses.asdict(one) for one in planned]})
+        return 0
+    wide = max((len(one.name) for one in planned), default=0)
+    for one in planned:
+        state = {"hit": style.green, "run": style.yellow, "wait": style.dim}[one.state](f"{one.state:4}")
+        about = one.where or "; ".join(one.reasons) or "for " + ", ".join(one.waits)
+        print(f"{state}  {one.name:{wide}}  {one.kind:9}  {style.dim(about)}")
+    count = Counter(one.state for one in planned)
+    print(", ".join(f"{count[state]} {state}" for state in ("hit", "run", "wait") if count[state]))
+    return 0

@@ -1,0 +1,28 @@
+"""`kbuild pull`: get a published artifact back, verified."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kairosbuild.cli import given
+from kairosbuild.cli.progress import reporter
+from kairosbuild.cli.wiring import registries
+from kairosbuild.core.events import Events
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write the artifact's titled files; print their paths."""
+    from kairosbuild.registry.pull import pull
+
+    target, version = registries(arguments).open(arguments.reference)
+    shown = reporter(arguments.progress)
+    try:
+        files = pull(target, version or "latest", Path(arguments.output), Events(shown))
+    finally:
+        shown.close()
+    if arguments.json:
+        given.print_json({"files": [str(file) for file in files]})
+    else:
+        print("\n".join(map(str, files)))
+    return 0

@@ -1,0 +1,75 @@
+"""`kbuild run`: plan, build and publish. The command that everyone knows."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from kairosbuild.cli import given
+from kairosbuild.cli.running import failures, outcome_json, running, summary
+from kairosbuild.cli.style import style
+from kairosbuild.execute.engine import evaluate
+
+if TYPE_CHECKING:
+    import argparse
+
+    from kairosbuild.cli.wiring import Parts
+    from kairosbuild.execute.engine import Outcome
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Build what was asked for, copy it out, publish it."""
+    began = time.monotonic()
+    copies = given.pairs(arguments.output, "--output")
+    with running(arguments) as parts:
+        outcome = evaluate(parts.request(), parts.wiring(), parts.events)
+        code = failures(outcome)
+        published: list[dict[str, Any]] = []
+        if outcome.ok:
+            _copy_out(parts, outcome, copies)
+            published = _publish(parts, outcome)
+    if arguments.json:
+        outcome_json(outcome, published=published, seconds=round(time.monotonic() - began, 3))
+    elif arguments.progress != "none":
+        _tell(outcome, published, time.monotonic() - began)
+    return code
+
+
+def _publish(parts: Parts, outcome: Outcome) -> list[dict[str, Any]]:
+    from kairosbuild.cli import publishing
+
+    asked = parts.arguments.nodes
+    targets = [name for name in outcome.publish.targets if not asked or name in asked]
+    gates = outcome.publish.requires
+    if parts.arguments.no_publish or not targets:
+        return []
+    if missing := [gate for gate in gates if not outcome.has(gate)]:
+        parts.events.emit("note", message=f"not published: {', '.join(missing)} did not run")
+        return []
+    return publishing.publish(parts, outcome, targets, publishing.destination(parts, outcome))
+
+
+def _copy_out(parts: Parts, outcome: Outcome, copies: Any) -> None:
+    from kairosbuild.cli.copying import copy_out
+
+    for node, file in copies.items():
+        copy_out(parts, outcome, node, file)
+
+
+def _tell(outcome: Outcome, published: list[dict[str, Any]], seconds: float) -> None:
+    out = sys.stderr
+    for row in published:
+        state = style.dim("as before") if row["skipped"] else style.green("published")
+        print(f"{state}  {row['references'][0]}  {style.dim(row['digest'])}", file=out)
+    mark = style.green("done") if outcome.ok else style.red("failed")
+    print(f"{mark}  {outcome.name}: {summary(outcome)}  {style.dim(f'{seconds:.2f} s')}", file=out)
+    if (
+        outcome.ok
+        and published
+        and os.environ.get("CI") is None
+        and published[0]["references"][0].startswith("oci:")
+    ):
+        image = published[0]["references"][0]
+        print(style.dim(f"try:   podman run --rm -it {image} sh"), file=out)

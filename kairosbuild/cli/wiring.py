@@ -1,0 +1,208 @@
+"""The composition root: how the engine's parts are made out of what was said on the command line.
+
+Every part is made when it is first asked for, and its module imported then: a build in which nothing
+changed asks for none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kairosbuild.cli import given
+from kairosbuild.execute.engine import Request, Wiring
+from kairosbuild.store.store import VERSION as STORE_VERSION
+
+if TYPE_CHECKING:
+    from kairosbuild.core.digest import Blob
+    from kairosbuild.core.events import Events
+    from kairosbuild.execute.executor import Executor
+    from kairosbuild.graph.node import KindTable, Material
+    from kairosbuild.recipe.declaration import Declaration, Recipe
+    from kairosbuild.recipe.workspace import Workspace
+    from kairosbuild.registry.registries import Registries
+    from kairosbuild.sources.download import Downloader
+    from kairosbuild.store.store import Store
+
+
+class Parts:
+    """The parts of one run. `cancel` is set when it must stop."""
+
+    def __init__(self, arguments: argparse.Namespace, events: Events) -> None:
+        self.arguments = arguments
+        self.events = events
+        self.cancel = threading.Event()
+        self._workspace: Workspace | None = None
+        self._store: Store | None = None
+        self._downloader: Downloader | None = None
+        self._registries: Registries | None = None
+
+    # -- what the engine asks for ------------------------------------------------------------------
+
+    def request(self) -> Request:
+        """What was asked, in the engine's words."""
+        said = self.arguments
+        return Request(
+            recipe=said.recipe,
+            store=self.store_root(),
+            vars=given.pairs(said.set, "--set"),
+            nodes=tuple(getattr(said, "nodes", ()) or ()),
+            settings=settings_files(said.recipe),
+            jobs=getattr(said, "jobs", None) or 0,
+            keep_going=getattr(said, "keep_going", False),
+            locked=getattr(said, "locked", False) or getattr(said, "offline", False),
+        )
+
+    def wiring(self) -> Wiring:
+        """How to make everything else."""
+        return Wiring(
+            recipe=self.recipe, kinds=kinds, tools=tools_declaration, store=lambda: self.store,
+            executor=self._executor, materials=lambda _: self.materials, files=lambda _: self.file,
+            cancel=self.cancel,
+        )  # fmt: skip
+
+    def recipe(self) -> Recipe:
+        """The recipe, read and validated."""
+        return given.recipe(self.arguments)
+
+    def store_root(self) -> str:
+        """The store's folder without opening it; the workspace is read only when nothing says where."""
+        said = getattr(self.arguments, "cache_dir", None)
+        return os.path.join(os.path.abspath(said or given.cache_dir(self.arguments.recipe)), STORE_VERSION)
+
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace in force."""
+        if self._workspace is None:
+            self._workspace = given.workspace(self.arguments.recipe)
+        return self._workspace
+
+    @property
+    def store(self) -> Store:
+        """The store."""
+        if self._store is None:
+            from kairosbuild.store.store import Store
+
+            self._store = Store(Path(self.store_root()).parent)
+        return self._store
+
+    def _executor(self, store: Store) -> Executor:
+        from kairosbuild.execute.sandbox import LocalExecutor
+
+        return LocalExecutor(store)
+
+    # -- the network ---------------------------------------------------------------------------------
+
+    def materials(self, wanted: Sequence[Material]) -> None:
+        """Bring pinned files into the store."""
+        from kairosbuild.sources.download import Wanted
+
+        missing = [one for one in wanted if not self.store.cas.has(_blob(one))]
+        self._refuse_offline(one.uri for one in missing)
+        for one in missing:
+            if one.uri.startswith(_IMAGES):
+                self._image_file(one.uri, one.digest, one.size)
+        plain = [Wanted(m.uri, m.digest, m.size) for m in missing if not m.uri.startswith(_IMAGES)]
+        if plain:
+            self.downloader.get(plain)
+
+    def file(self, uri: str, *, digest: str | None = None, size: int | None = None) -> Path:
+        """One file, for the lock phase."""
+        from kairosbuild.core.digest import Blob
+        from kairosbuild.sources.download import Wanted
+
+        if digest and size is not None and self.store.cas.has(Blob(digest, size)):
+            return self.store.cas.path(digest)
+        self._refuse_offline([uri])
+        if uri.startswith(_IMAGES):
+            return self.store.cas.path(self._image_file(uri, digest, size).digest)
+        got = self.downloader.get([Wanted(uri, digest or "", size)])
+        return self.store.cas.path(got[uri].digest)
+
+    @property
+    def downloader(self) -> Downloader:
+        """Downloads from mirrors and other addresses."""
+        if self._downloader is None:
+            from kairosbuild.sources import mirrors
+            from kairosbuild.sources.download import Downloader
+
+            said = given.pairs(self.arguments.mirror, "--mirror")
+            found = mirrors.find(said, environ=os.environ, settings=[self.workspace.mirrors])
+            self._downloader = Downloader(
+                self.store.cas, found, events=self.events, cancelled=self.cancel
+            )  # fmt: skip
+        return self._downloader
+
+    @property
+    def registries(self) -> Registries:
+        """Registries and layouts by what a person writes."""
+        if self._registries is None:
+            self._registries = registries(self.arguments, self.workspace)
+        return self._registries
+
+    def _image_file(self, uri: str, digest: str | None, size: int | None) -> Blob:
+        folder = self.store.cas.tmp()
+        self.registries.fetch(uri, folder / "file", digest=digest, size=size)
+        return self.store.cas.put_file(folder / "file")
+
+    def _refuse_offline(self, uris: Iterable[str]) -> None:
+        from kairosbuild.core.errors import HostError
+
+        missing = list(uris)
+        if missing and getattr(self.arguments, "offline", False):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise HostError(
+                f"{missing[0]}{more} is not in the store, and --offline forbids fetching it",
+                reason="offline", hint="run once without --offline",
+            )  # fmt: skip
+
+
+_IMAGES = ("oci://", "oci:", "oci-layout:")
+
+
+def kinds() -> KindTable:
+    """The table of kinds."""
+    from kairosbuild.kinds.table import TABLE
+
+    return TABLE
+
+
+def tools_declaration(purpose: str) -> Declaration:
+    """The node of a built-in tools tree."""
+    from kairosbuild.kinds.tools import declaration_for
+
+    return declaration_for(purpose)
+
+
+def registries(arguments: argparse.Namespace, workspace: Workspace | None = None) -> Registries:
+    """Registries, in plain HTTP where that was said."""
+    from kairosbuild.registry.reference import parse
+    from kairosbuild.registry.registries import Registries
+
+    insecure: set[str] = set()
+    if getattr(arguments, "plain_http", False):
+        said = getattr(arguments, "push", None) or getattr(arguments, "reference", None)
+        if said and not said.startswith("oci"):
+            insecure.add(parse(said).endpoint)
+    if workspace is not None and workspace.registry.insecure and workspace.registry.to:
+        insecure.add(parse(workspace.registry.to).endpoint)
+    return Registries(insecure=insecure)
+
+
+def settings_files(recipe: str) -> tuple[str, ...]:
+    """Every file that could say something about this recipe: a change in one, or a new one, counts."""
+    from kairosbuild.recipe import places
+
+    folders = places.above(os.getcwd()) + places.above(os.path.dirname(os.path.abspath(recipe)))
+    names = dict.fromkeys(os.path.join(folder, places.FILE) for folder in folders)
+    return (*names, places.user_file(os.environ))
+
+
+def _blob(material: Material) -> Blob:
+    from kairosbuild.core.digest import Blob
+
+    return Blob(material.digest, material.size)
