@@ -1,5 +1,5 @@
 # Names are text here: pathlib would make every fork of these processes dearer.
-# ruff: noqa: PTH102, PTH115, PTH208, PTH211
+# ruff: noqa: PTH211
 """Namespaces, mounts and capabilities: what the sandbox is made of, by the kernel's own calls.
 
 This file imports only the smallest parts of the standard library, because it also serves processes

@@ -1,7 +1,9 @@
 """The local executors: each action in namespaces of its own, with nothing of this machine in view.
 
-`ZygoteExecutor` makes the sandbox itself and is quick; `BubblewrapExecutor` asks bubblewrap for the
-same. Both promise what the contract suite in tests/execute holds them to.
+`Sandbox` is the one to use. It gives actions that make a layer to `LayerExecutor` and the others to
+`ZygoteExecutor`, which makes the sandbox itself and is quick. Where a machine lets only bubblewrap
+enter namespaces, `BubblewrapExecutor` takes their place. All of them promise what the contract
+suite in tests/execute holds them to.
 """
 
 from __future__ import annotations
@@ -11,14 +13,41 @@ from pathlib import Path
 from threading import Event
 
 from kairosbuild.core import process
+from kairosbuild.core.errors import HostError
 from kairosbuild.execute import bubblewrap, staging
-from kairosbuild.execute.executor import judge
+from kairosbuild.execute.executor import Executor, judge
+from kairosbuild.execute.layerstep import LayerExecutor
 from kairosbuild.execute.roots import Roots
 from kairosbuild.execute.zygote import Pool, Zygote, dispose, key_of
 from kairosbuild.graph.action import Action, ActionResult
 from kairosbuild.store.store import Store
 
 _KEPT = 8  # idle zygotes; each is about 10 MB
+
+
+class Sandbox:
+    """The local `Executor`. `bwrap_tree` is a tools tree with bubblewrap, for where this machine has none."""
+
+    def __init__(self, store: Store, *, epoch: int = 0, bwrap_tree: Path | None = None) -> None:
+        self._layers = LayerExecutor(store, epoch=epoch)
+        self._commands: Executor = ZygoteExecutor(store, epoch=epoch)
+        self._spare = lambda: BubblewrapExecutor(store, epoch=epoch, bwrap=bubblewrap.find_bubblewrap(bwrap_tree))
+
+    def execute(self, action: Action, *, name: str, scratch: Path, cancel: Event) -> ActionResult:
+        """Run one action (see `Executor.execute`)."""
+        if action.layer:
+            return self._layers.execute(action, name=name, scratch=scratch, cancel=cancel)
+        try:
+            return self._commands.execute(action, name=name, scratch=scratch, cancel=cancel)
+        except HostError as error:
+            if error.reason != "no-namespaces":
+                raise
+        self._commands = self._spare()
+        return self._commands.execute(action, name=name, scratch=scratch, cancel=cancel)
+
+    def close(self) -> None:
+        """End what is kept between actions."""
+        self._commands.close()
 
 
 class ZygoteExecutor:

@@ -6,7 +6,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,11 +16,11 @@ from kairosbuild.core import process
 from kairosbuild.core.errors import HostError
 from kairosbuild.core.process import Finished
 from kairosbuild.execute import cell, staging
+from kairosbuild.execute.userns import interpreter
 from kairosbuild.graph.action import Action
 
 _LOOK = 0.1  # seconds between looks at the cancel event
 _START = 30.0  # seconds a zygote may take to enter its namespaces
-_PACKAGE = str(Path(__file__).resolve().parents[2])
 
 Key = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -98,7 +97,7 @@ class Zygote:
         self.close()
         raise HostError(
             f"no sandbox can be made here: {why}", reason="no-namespaces",
-            hint="are user namespaces allowed? sysctl user.max_user_namespaces kernel.unprivileged_userns_clone",
+            hint="are user namespaces allowed? see sysctl user.max_user_namespaces",
         )
 
 
@@ -145,8 +144,3 @@ def dispose(zygote: Zygote) -> None:
     zygote.close()
     staging.remove(zygote.folder)
 
-
-def interpreter(module: str) -> tuple[str, ...]:
-    """The words that run a module's `main` in this interpreter without site-packages or environment."""
-    code = f"import sys; sys.path.insert(0, {_PACKAGE!r}); from {module} import main; main(sys.argv[1:])"
-    return (sys.executable, "-I", "-S", "-E", "-c", code)

@@ -1,0 +1,74 @@
+"""Actions that change their root: an overlay of the stack, whose upper folder becomes a layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event
+
+from kairosbuild.core import process
+from kairosbuild.core.digest import Blob
+from kairosbuild.execute import staging, userns
+from kairosbuild.execute.executor import judge
+from kairosbuild.graph.action import Action, ActionResult, LayerRef
+from kairosbuild.store.store import Store
+
+
+class LayerExecutor:
+    """An `Executor` for actions with `layer=True`. Nothing is kept between them but the unpacked layers."""
+
+    def __init__(self, store: Store, *, epoch: int = 0) -> None:
+        self._store = store
+        self._epoch = epoch
+        store.trees.remover = userns.remove
+
+    def execute(self, action: Action, *, name: str, scratch: Path, cancel: Event) -> ActionResult:
+        """Run one action (see `Executor.execute`)."""
+        userns.check()
+        folder = self._store.cas.tmp()
+        try:
+            staging.prepare(folder)
+            staging.fill(folder, action, self._store.cas)
+            return self._run(action, name, folder, cancel)
+        finally:
+            self._store.trees.destroy(folder)
+
+    def close(self) -> None:
+        """Nothing runs between actions."""
+
+    def _run(self, action: Action, name: str, folder: Path, cancel: Event) -> ActionResult:
+        env = staging.environment(action, self._epoch)
+        request = {
+            "do": "step", "folder": str(folder), "trees": [str(tree) for tree in self._trees(action.root)],
+            "command": action.command, "env": env, "cwd": action.cwd, "host": staging.HOSTNAME,
+            "devices": action.devices, "drop": action.drop, "epoch": int(env["SOURCE_DATE_EPOCH"]),
+        }
+        log = folder / "log"
+        with log.open("ab") as opened:
+            finished, _ = userns.call(request, log=opened.fileno(), timeout=action.timeout, cancel=cancel)
+        said = process.tail(log)
+        judge(name, finished, said)
+        outputs = staging.collect(folder, action, self._store.cas, name=name, log=said)
+        layer = LayerRef(*(self._store.cas.put_file(folder / f"layer.{part}") for part in ("tar", "index")))
+        return ActionResult(outputs, layer, said, finished.seconds)
+
+    def _trees(self, root: Sequence[Blob]) -> list[Path]:
+        return [self._store.trees.get(f"layer-{blob.hex}", self._maker(blob), owned=True) for blob in root]
+
+    def _maker(self, blob: Blob) -> _Maker:
+        return _Maker(self._store.cas.path(blob.digest))
+
+
+class _Maker:
+    """Unpacks a layer with its owners."""
+
+    def __init__(self, tar: Path) -> None:
+        self._tar = tar
+
+    def __call__(self, into: Path) -> None:
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            userns.call({"do": "extract", "tar": str(self._tar), "into": str(into)}, log=null)
+        finally:
+            os.close(null)
