@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -27,9 +28,15 @@ PLACES = ("usr/bin", "usr/sbin", "bin", "sbin")
 
 def peer(name: str, package: str = "") -> str:
     """The path of a program. Without it the test is skipped, and failed under CI."""
-    found = find(name, package)
-    if found:
-        return found
+    return find(name, package) or _absent(name)
+
+
+def pinned(name: str, package: str = "") -> str:
+    """The program out of trixie's package, whatever the machine has; for what is put into an image."""
+    return _cached(name, package or name) or _unpacked(name, package or name) or _absent(name)
+
+
+def _absent(name: str) -> NoReturn:
     message = f"no {name} on this machine, and none could be had"
     if IN_CI:
         pytest.fail(message)

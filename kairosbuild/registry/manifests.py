@@ -50,17 +50,17 @@ def resolve(target: Target, version: str, platform: str) -> Image:
     """
     for _ in range(_NESTING):
         manifest = target.get_manifest(version)
-        document, where = _load(manifest), f"{target.name}@{manifest.blob.digest}"
-        if not _is_index(manifest, document):
+        where = f"{target.name}@{manifest.blob.digest}"
+        if not is_index(manifest):
             return read_image(manifest, where)
-        version = _choose(document, platform, where)
+        version = _choose(_load(manifest), platform, where)
     raise _bad(where, "indexes within indexes")
 
 
 def read_image(manifest: Manifest, where: str) -> Image:
     """Take a manifest apart. `where` names it in errors."""
     document = _load(manifest)
-    media_type = document.get("mediaType") or manifest.media_type
+    media_type = media_type_of(manifest)
     if media_type not in {MANIFEST, DOCKER_MANIFEST}:
         raise _bad(where, f"its media type {media_type!r} is none we know")
     layers = document.get("layers")
@@ -74,10 +74,25 @@ def read_image(manifest: Manifest, where: str) -> Image:
     )
 
 
+def is_index(manifest: Manifest) -> bool:
+    """Whether it lists manifests rather than blobs."""
+    return media_type_of(manifest) in {INDEX, DOCKER_INDEX}
+
+
+def media_type_of(manifest: Manifest) -> str:
+    """What the document says it is, else what it was served as, else what it looks like."""
+    document = _load(manifest)
+    said = str(document.get("mediaType") or manifest.media_type)
+    return said or (INDEX if "manifests" in document else MANIFEST)
+
+
+def read_index(manifest: Manifest, where: str) -> tuple[Descriptor, ...]:
+    """The manifests that an index lists."""
+    return tuple(_descriptor(entry, where) for entry in _entries(_load(manifest), where))
+
+
 def _choose(index: Mapping[str, Any], platform: str, where: str) -> str:
-    entries = index.get("manifests")
-    if not isinstance(entries, list) or len(entries) > _MOST_BLOBS:
-        raise _bad(where, "it has no proper list of manifests")
+    entries = _entries(index, where)
     wanted = platform.split("/")
     offered = []
     for entry in entries:
@@ -104,8 +119,11 @@ def _load(manifest: Manifest) -> dict[str, Any]:
     return document
 
 
-def _is_index(manifest: Manifest, document: Mapping[str, Any]) -> bool:
-    return (document.get("mediaType") or manifest.media_type) in {INDEX, DOCKER_INDEX}
+def _entries(index: Mapping[str, Any], where: str) -> list[Any]:
+    entries = index.get("manifests")
+    if not isinstance(entries, list) or len(entries) > _MOST_BLOBS:
+        raise _bad(where, "it has no proper list of manifests")
+    return entries
 
 
 def _descriptor(value: object, where: str) -> Descriptor:

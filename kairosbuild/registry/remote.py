@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -147,6 +148,10 @@ class RemoteTarget:
         """PUT under each tag, one right after the other, since a registry has no transaction."""
         for tag, manifest in tags.items():
             self._put_manifest(manifest, tag)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """A registry keeps its writers apart itself."""
+        return nullcontext()
 
     def tags(self) -> tuple[str, ...]:
         """Every page of the list."""

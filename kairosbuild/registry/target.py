@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -86,6 +87,9 @@ class Target(Protocol):
 
     def tag(self, tags: Mapping[str, Manifest]) -> None:
         """Point every one of these tags at a manifest already stored."""
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Held by whoever publishes; keeps others of this program from writing at once where that matters."""
 
     def tags(self) -> tuple[str, ...]:
         """Every tag, sorted."""

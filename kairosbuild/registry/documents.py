@@ -1,0 +1,135 @@
+"""What a build made, as manifests: an image's from its document, an artifact's from its files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from kairosbuild.core import canonical
+from kairosbuild.core.digest import Blob, of_bytes
+from kairosbuild.core.errors import HostError
+from kairosbuild.registry.target import EMPTY, MANIFEST, TITLE, Manifest, OpenStream
+from kairosbuild.store.cas import Cas
+
+CREATED = "org.opencontainers.image.created"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+SUFFIX = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}
+
+Transport = Callable[[Blob, str], Blob]
+"""The compressed form (gzip, zstd) of a layer, made once and remembered by whoever gives this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A node to publish: its document in the store, and the image node it belongs to.
+
+    `subject` "" means the only image among the items, if there is one.
+    """
+
+    name: str
+    kind: Literal["image", "artifact"]
+    document: Blob
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A manifest and every blob it names, each with where its bytes come from."""
+
+    name: str
+    manifest: Manifest
+    blobs: Mapping[Blob, OpenStream]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the blobs and the manifest."""
+        return sum(blob.size for blob in self.blobs) + len(self.manifest.data)
+
+
+def image_package(item: Item, cas: Cas, transport: Transport) -> Package:
+    """An OCI image: one layer per node, bottom to top (image-spec, manifest.md and config.md)."""
+    document = _document(item, cas)
+    method = str(document["compression"])
+    plain = [_blob(row["layer"]) for row in document["layers"]]
+    sent = [layer if method == "none" else transport(layer, method) for layer in plain]
+    config = canonical.dumps(_config(document))
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, **of_bytes(config).json()},
+        "layers": [{"mediaType": LAYER + SUFFIX[method], **layer.json()} for layer in sent],
+        "annotations": {CREATED: _time(document["epoch"])},
+    }
+    return _package(item.name, manifest, {of_bytes(config): config}, sent, cas)
+
+
+def artifact_package(item: Item, cas: Cas, subject: Manifest | None) -> Package:
+    """An artifact: its type, an empty config, titled files, and the image it belongs to (manifest.md)."""
+    document = _document(item, cas)
+    files = document["files"]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": document["artifactType"],
+        "config": {"mediaType": EMPTY, **of_bytes(b"{}").json()},
+        "layers": [
+            {"mediaType": file["mediaType"], **_blob(file).json(), "annotations": {TITLE: file["title"]}}
+            for file in files
+        ],
+        "annotations": {CREATED: _time(0), **document["annotations"]},
+        **({"subject": subject.descriptor()} if subject else {}),
+    }
+    return _package(item.name, manifest, {of_bytes(b"{}"): b"{}"}, [_blob(file) for file in files], cas)
+
+
+def _package(
+    name: str, manifest: Mapping[str, Any], small: Mapping[Blob, bytes], stored: list[Blob], cas: Cas
+) -> Package:
+    blobs: dict[Blob, OpenStream] = {blob: _stored(cas, blob) for blob in stored}
+    blobs |= {blob: _bytes(data) for blob, data in small.items()}
+    return Package(name, Manifest(MANIFEST, canonical.dumps(manifest)), blobs)
+
+
+def _stored(cas: Cas, blob: Blob) -> OpenStream:
+    return lambda: cas.path(blob.digest).open("rb")
+
+
+def _bytes(data: bytes) -> OpenStream:
+    return lambda: io.BytesIO(data)
+
+
+def _config(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The image's configuration. Every time in it is the epoch, so that equal layers make equal images."""
+    system, architecture, *variant = document["platform"].split("/")
+    created = _time(document["epoch"])
+    rows = document["layers"]
+    return {
+        "architecture": architecture,
+        "os": system,
+        **({"variant": variant[0]} if variant else {}),
+        "created": created,
+        "config": document["config"],
+        "rootfs": {"type": "layers", "diff_ids": [row["layer"]["digest"] for row in rows]},
+        "history": [{"created": created, "created_by": f"kbuild: {row['name']}"} for row in rows],
+    }
+
+
+def _document(item: Item, cas: Cas) -> Any:
+    document = canonical.loads(cas.read(item.document))
+    if document.get("schema") != 1:
+        what = f"{item.name}: its {item.kind} document has schema {document.get('schema')}"
+        raise HostError(what, reason="bad-document", hint="the store was written by another version")
+    return document
+
+
+def _blob(value: Mapping[str, Any]) -> Blob:
+    return Blob(value["digest"], value["size"])
+
+
+def _time(epoch: int) -> str:
+    """RFC 3339, as annotations and configurations want it."""
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,136 @@
+"""Publishing: blobs first and in parallel, manifests by digest, tags last and all together.
+
+Nothing is sent that is there: a repetition is one HEAD for each tag. A tag never names what is not whole,
+since it is set after everything it leads to has been acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kairosbuild.core.digest import Blob
+from kairosbuild.core.errors import HostError, InputError
+from kairosbuild.core.events import Events
+from kairosbuild.registry.documents import Item, Package, Transport, artifact_package, image_package
+from kairosbuild.registry.reference import is_tag
+from kairosbuild.registry.target import Manifest, OpenStream, Progress, Target
+from kairosbuild.registry.transfers import JOBS, in_parallel, move
+from kairosbuild.store.cas import Cas
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A node as it now stands in the target. `size` is all of it, `uploaded` what this run sent, in bytes."""
+
+    name: str
+    references: tuple[str, ...]
+    digest: str
+    size: int
+    uploaded: int
+    skipped: bool
+
+
+def publish(
+    target: Target,
+    items: Sequence[Item],
+    tags: Sequence[str],
+    *,
+    cas: Cas,
+    transport: Transport,
+    events: Events,
+    origins: Mapping[str, str] | None = None,
+    jobs: int = JOBS,
+) -> tuple[Published, ...]:
+    """Publish these nodes under these tags: the image as TAG, every other as TAG-NODE.
+
+    `transport` gives a layer's compressed form; `origins` tells which repository of the same registry may
+    have a blob (digest to repository), so that it is mounted rather than sent. Raises InputError
+    (`bad-tag`), HostError (`registry-…`, `blob-corrupt`).
+    """
+    packages = _packages(items, cas, transport)
+    named = _names(packages, items, tags)
+    with target.writing():
+        wanted = {tag: p.manifest for tag, p in named.items()}
+        stale = [tag for tag, manifest in wanted.items() if target.head_manifest(tag) != manifest.blob.digest]
+        fresh = [p for p in packages if any(named[tag] is p for tag in stale)]
+        sent = _send(target, fresh, cas=cas, events=events, origins=origins or {}, jobs=jobs)
+        if stale:
+            target.tag({tag: wanted[tag] for tag in stale})
+    return tuple(_published(target, p, named, sent, fresh) for p in packages)
+
+
+def _packages(items: Sequence[Item], cas: Cas, transport: Transport) -> list[Package]:
+    images = {i.name: image_package(i, cas, transport) for i in items if i.kind == "image"}
+    return [images.get(item.name) or artifact_package(item, cas, _subject(item, images)) for item in items]
+
+
+def _subject(item: Item, images: Mapping[str, Package]) -> Manifest | None:
+    """The image an artifact says it belongs to, else the only one there is."""
+    found = images.get(item.subject) or (next(iter(images.values())) if len(images) == 1 else None)
+    return found.manifest if found else None
+
+
+def _names(packages: Sequence[Package], items: Sequence[Item], tags: Sequence[str]) -> dict[str, Package]:
+    """Tag to package. The first image has the plain tags."""
+    first = next((item.name for item in items if item.kind == "image"), "")
+    named: dict[str, Package] = {}
+    for package in packages:
+        for tag in tags:
+            name = tag if package.name == first else f"{tag}-{package.name}"
+            if not is_tag(name) or name in named:
+                why = "stands for two things" if name in named else "is none a registry takes"
+                raise InputError(f"the tag {name!r} {why}", reason="bad-tag")
+            named[name] = package
+    return named
+
+
+def _send(
+    target: Target,
+    packages: Sequence[Package],
+    *,
+    cas: Cas,
+    events: Events,
+    origins: Mapping[str, str],
+    jobs: int,
+) -> dict[Blob, int]:
+    """Bring blobs, then manifests, of these packages; the bytes that each blob took."""
+    absent = [p for p in packages if target.head_manifest(p.manifest.blob.digest) is None]
+    sources: dict[Blob, OpenStream] = {blob: source for p in absent for blob, source in p.blobs.items()}
+    there = in_parallel(target.has_blob, sources, jobs=jobs)
+    lacking = [blob for blob, found in zip(sources, there, strict=True) if not found]
+    sent: dict[Blob, int] = {}
+
+    def one(blob: Blob, progress: Progress) -> int:
+        origin = origins.get(blob.digest, "")
+        try:
+            sent[blob] = target.put_blob(blob, sources[blob], mount_from=origin, progress=progress)
+        except HostError as problem:
+            if problem.reason == "blob-corrupt":
+                cas.discard(blob.digest)
+            raise
+        return sent[blob]
+
+    move(lacking, one, events, verb="push", jobs=jobs)
+    for package in absent:
+        target.put_manifest(package.manifest)
+        sent[package.manifest.blob] = len(package.manifest.data)
+    return sent
+
+
+def _published(
+    target: Target,
+    package: Package,
+    named: Mapping[str, Package],
+    sent: Mapping[Blob, int],
+    fresh: Sequence[Package],
+) -> Published:
+    blobs = (*package.blobs, package.manifest.blob)
+    return Published(
+        name=package.name,
+        references=tuple(f"{target.name}:{tag}" for tag, p in named.items() if p is package),
+        digest=package.manifest.blob.digest,
+        size=package.size,
+        uploaded=sum(sent.get(blob, 0) for blob in blobs),
+        skipped=package not in fresh,
+    )

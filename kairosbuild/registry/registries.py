@@ -1,0 +1,72 @@
+"""From what a person writes to a target: registries by host, layouts by folder, connections shared."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from pathlib import Path
+
+from kairosbuild.core.digest import Blob, is_digest
+from kairosbuild.core.errors import InputError
+from kairosbuild.registry import fetch, reference
+from kairosbuild.registry.client import Client
+from kairosbuild.registry.layout import LayoutTarget
+from kairosbuild.registry.reference import Reference
+from kairosbuild.registry.remote import RemoteTarget
+from kairosbuild.registry.retry import Limits
+from kairosbuild.registry.target import Progress, Target, silent
+
+_LAYOUT = ("oci:", "oci-layout:")
+
+
+class Registries:
+    """Opens targets, one client for each host. `insecure` names hosts spoken to in plain HTTP."""
+
+    def __init__(
+        self, *, insecure: Collection[str] = (), ca: Path | None = None, limits: Limits | None = None
+    ) -> None:
+        self._insecure = frozenset(insecure)
+        self._ca = ca
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._clients: dict[str, Client] = {}
+
+    def open(self, text: str) -> tuple[Target, str]:
+        """A target and the tag or digest said with it ("" for none).
+
+        `HOST/REPOSITORY[:TAG][@DIGEST]`, with `oci://` before it or not, is a registry's;
+        `oci:DIR[:TAG][@DIGEST]` (or `oci-layout:`) a layout on disk. Raises InputError `bad-reference`.
+        """
+        prefix = next((p for p in _LAYOUT if text.startswith(p) and not text.startswith("oci://")), None)
+        if prefix:
+            folder, version = _split_layout(text, text.removeprefix(prefix))
+            return LayoutTarget(folder), version
+        where = reference.parse(text)
+        return RemoteTarget(where, self._client(where)), where.digest or where.tag
+
+    def fetch(
+        self, uri: str, into: Path, *, digest: str | None = None, size: int | None = None,
+        progress: Progress = silent,
+    ) -> Blob:
+        """A material by its uri into a file: `fetch.fetch` on what `open` gives."""
+        target, version = self.open(uri)
+        return fetch.fetch(target, version or "latest", into, digest=digest, size=size, progress=progress)
+
+    def _client(self, where: Reference) -> Client:
+        with self._lock:
+            if where.endpoint not in self._clients:
+                plain = True if {where.host, where.endpoint} & self._insecure else None
+                self._clients[where.endpoint] = Client(
+                    where.endpoint, insecure=plain, ca=self._ca, limits=self._limits
+                )
+            return self._clients[where.endpoint]
+
+
+def _split_layout(text: str, rest: str) -> tuple[Path, str]:
+    rest, at, digest = rest.partition("@sha256:")
+    folder, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:
+        folder, tag = rest, ""
+    if not folder or (tag and not reference.is_tag(tag)) or (at and not is_digest(f"sha256:{digest}")):
+        raise InputError(f"{text!r} names no layout", reason="bad-reference", hint="oci:DIR, oci:DIR:TAG")
+    return Path(folder), f"sha256:{digest}" if at else tag

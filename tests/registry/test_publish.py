@@ -1,0 +1,269 @@
+"""Publishing: what is sent, in which order, how little the second time, and what is left after a failure."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from fault_server import FaultServer
+
+from kairosbuild.core import canonical
+from kairosbuild.core.digest import Blob, of_bytes
+from kairosbuild.core.errors import HostError, InputError
+from kairosbuild.core.events import Event, Events
+from kairosbuild.registry.documents import Item
+from kairosbuild.registry.fetch import download
+from kairosbuild.registry.manifests import resolve
+from kairosbuild.registry.publish import Published, publish
+from kairosbuild.registry.pull import pull
+from kairosbuild.registry.registries import Registries
+from kairosbuild.registry.retry import Limits
+from kairosbuild.registry.target import Target
+from kairosbuild.store.cas import Cas
+
+QUICK = Limits(connect=2, read=5, attempts=3, pause=0.001, longest=5)
+
+
+class Build:
+    """Documents as the kinds leave them, and a transport that counts its uses."""
+
+    def __init__(self, cas: Cas) -> None:
+        self.cas = cas
+        self.compressed: list[Blob] = []
+
+    def image(self, name: str = "os", *layers: bytes, compression: str = "gzip") -> Item:
+        rows = [
+            {"name": f"n{number}", "layer": self.cas.put_bytes(data).json(), "index": of_bytes(b"").json()}
+            for number, data in enumerate(layers or (b"base" * 400_000, b"site"))
+        ]
+        document = {
+            "schema": 1, "platform": "linux/amd64", "epoch": 0, "compression": compression,
+            "layers": rows, "config": {"Cmd": ["/bin/sh"]},
+        }  # fmt: skip
+        return Item(name, "image", self.cas.put_bytes(canonical.dumps(document)))
+
+    def disk(self, name: str = "disk", data: bytes = b"disk" * 300_000, subject: str = "") -> Item:
+        file = {**self.cas.put_bytes(data).json(), "title": "os.raw", "mediaType": "application/vnd.test.raw"}
+        document = {
+            "schema": 1, "artifactType": "application/vnd.kairosbuild.disk.v1", "files": [file],
+            "annotations": {},
+        }  # fmt: skip
+        return Item(name, "artifact", self.cas.put_bytes(canonical.dumps(document)), subject)
+
+    def transport(self, layer: Blob, method: str) -> Blob:
+        assert method == "gzip"
+        self.compressed.append(layer)
+        return self.cas.put_bytes(gzip.compress(self.cas.read(layer), mtime=0))
+
+    def publish(self, target: Target, *items: Item, tags=("latest",), **more) -> tuple[Published, ...]:
+        how = {"cas": self.cas, "transport": self.transport, "events": Events(), **more}
+        return publish(target, items, tags, **how)
+
+
+@pytest.fixture
+def build(cas: Cas) -> Build:
+    return Build(cas)
+
+
+def opened(host: str, repository: str = "os/debian") -> Target:
+    return Registries(limits=QUICK).open(f"{host}/{repository}")[0]
+
+
+def test_an_image_and_its_disk(build: Build, faults: FaultServer) -> None:
+    image, disk = build.publish(opened(faults.host), build.image(), build.disk(), tags=("latest", "1.0"))
+    assert image.references == (f"{faults.host}/os/debian:latest", f"{faults.host}/os/debian:1.0")
+    assert disk.references == (f"{faults.host}/os/debian:latest-disk", f"{faults.host}/os/debian:1.0-disk")
+    assert faults.tags("os/debian") == {"latest", "1.0", "latest-disk", "1.0-disk"}
+    assert (image.skipped, disk.skipped) == (False, False)
+    assert image.uploaded == image.size
+    assert disk.uploaded == disk.size
+
+    document = json.loads(faults.manifests["os/debian", "latest-disk"][1])
+    assert document["subject"]["digest"] == image.digest
+    assert document["artifactType"] == "application/vnd.kairosbuild.disk.v1"
+    assert document["config"]["digest"] == of_bytes(b"{}").digest
+    assert document["annotations"]["org.opencontainers.image.created"] == "1970-01-01T00:00:00Z"
+
+    found = resolve(opened(faults.host), "latest", "linux/amd64")
+    config = json.loads(faults.blobs["os/debian", found.config.blob.digest])
+    assert config["rootfs"]["diff_ids"] == [of_bytes(b"base" * 400_000).digest, of_bytes(b"site").digest]
+    assert len(config["history"]) == 2
+    assert [layer.media_type for layer in found.layers] == ["application/vnd.oci.image.layer.v1.tar+gzip"] * 2
+
+
+def test_the_second_time_is_one_head_for_each_tag(build: Build, faults: FaultServer) -> None:
+    items = build.image(), build.disk()
+    build.publish(opened(faults.host), *items)
+    faults.seen.clear()
+    again = build.publish(opened(faults.host), *items)
+    assert [s.method for s in faults.seen] == ["HEAD", "HEAD"]
+    assert all(p.skipped and p.uploaded == 0 for p in again)
+
+
+def test_order_is_blobs_manifests_tags(build: Build, faults: FaultServer) -> None:
+    build.publish(opened(faults.host), build.image(), build.disk())
+    puts = [s.path for s in faults.seen if s.method == "PUT"]
+    kinds = ["blob" if "/uploads/" in p else "digest" if "/sha256:" in p else "tag" for p in puts]
+    assert kinds == sorted(kinds, key=["blob", "digest", "tag"].index)
+    assert kinds.count("tag") == 2
+
+
+def test_only_what_changed_is_sent(build: Build, faults: FaultServer) -> None:
+    build.publish(opened(faults.host), build.image("os", b"a" * 9999, b"b"))
+    faults.seen.clear()
+    (image,) = build.publish(opened(faults.host), build.image("os", b"a" * 9999, b"c"))
+    assert faults.count("PUT", "/uploads/") == 2  # one layer, one configuration
+    assert image.uploaded < image.size
+
+
+def test_another_tag_for_the_same_sends_a_tag(build: Build, faults: FaultServer) -> None:
+    build.publish(opened(faults.host), build.image())
+    faults.seen.clear()
+    (image,) = build.publish(opened(faults.host), build.image(), tags=("latest", "2.0"))
+    assert [s.path.rpartition("/")[2] for s in faults.seen if s.method == "PUT"] == ["2.0"]
+    assert not image.skipped
+    assert image.uploaded == 0
+
+
+def test_blobs_of_a_known_repository_are_mounted(build: Build, faults: FaultServer) -> None:
+    layer = build.transport(build.cas.put_bytes(b"a" * 9999), "gzip")
+    faults.blobs["base/debian", layer.digest] = build.cas.read(layer)
+    item = build.image("os", b"a" * 9999)
+    (image,) = build.publish(opened(faults.host), item, origins={layer.digest: "base/debian"})
+    assert image.size - image.uploaded == layer.size
+
+
+def test_uncompressed_layers_go_as_they_are(build: Build, faults: FaultServer) -> None:
+    build.publish(opened(faults.host), build.image("os", b"plain", compression="none"))
+    assert build.compressed == []
+    found = resolve(opened(faults.host), "latest", "linux/amd64")
+    assert found.layers[0].blob == of_bytes(b"plain")
+    assert found.layers[0].media_type == "application/vnd.oci.image.layer.v1.tar"
+
+
+def test_one_subject_of_several_images(build: Build, faults: FaultServer) -> None:
+    images = build.image("os", b"1"), build.image("tools", b"2")
+    disks = build.disk(subject="tools"), build.disk("other")
+    _, tools, *_ = build.publish(opened(faults.host), *images, *disks)
+    assert faults.tags("os/debian") == {"latest", "latest-tools", "latest-disk", "latest-other"}
+    assert json.loads(faults.manifests["os/debian", "latest-disk"][1])["subject"]["digest"] == tools.digest
+    assert "subject" not in json.loads(faults.manifests["os/debian", "latest-other"][1])
+
+
+def test_names_that_make_no_tag_are_refused_before_anything_moves(build: Build, faults: FaultServer) -> None:
+    for tags in (("bad tag",), ("latest", "latest"), ("x" * 125,)):
+        with pytest.raises(InputError) as caught:
+            build.publish(opened(faults.host), build.image(), build.disk(), tags=tags)
+        assert caught.value.reason == "bad-tag"
+    assert faults.seen == []
+
+
+def test_events_tell_of_every_blob(build: Build, faults: FaultServer) -> None:
+    told: list[Event] = []
+    build.publish(opened(faults.host), build.image(), build.disk(), events=Events(told.append))
+    started = {e.subject: e.data["size"] for e in told if e.type == "transfer-started"}
+    finished = {e.subject: e.data["bytes"] for e in told if e.type == "transfer-finished"}
+    assert len(started) == 5
+    assert started == finished
+    last = {e.subject: e.data["bytes"] for e in told if e.type == "transfer-progress"}
+    assert last == {k: v for k, v in started.items() if v}
+
+
+# -- failures ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "match", ["HEAD", "POST", "PUT .*/uploads", "PUT .*/manifests/sha256", "PUT .*/latest$"]
+)
+@pytest.mark.parametrize("how", [{"reset": True}, {"status": 500}, {"status": 403}, {"status": 429}])
+def test_a_registry_that_dies_has_no_tag_on_half_an_image(
+    build: Build, faults: FaultServer, match: str, how: dict
+) -> None:
+    fault = faults.fault(match, times=99, **how)
+    with pytest.raises(HostError):
+        build.publish(opened(faults.host), build.image(), build.disk())
+    complete(faults)
+    fault.times = 0
+    build.publish(opened(faults.host), build.image(), build.disk())
+    assert faults.tags("os/debian") == {"latest", "latest-disk"}
+    complete(faults)
+
+
+def test_a_damaged_blob_is_not_published_and_set_aside(build: Build, faults: FaultServer) -> None:
+    item = build.image("os", b"a" * 100_000)
+    compressed = build.transport(of_bytes(b"a" * 100_000), "gzip")
+    file = build.cas.path(compressed.digest)
+    file.chmod(0o644)
+    file.write_bytes(bytes(compressed.size))
+    with pytest.raises(HostError) as caught:
+        build.publish(opened(faults.host), item, transport=lambda *_: compressed)
+    assert caught.value.reason == "blob-corrupt"
+    assert faults.tags("os/debian") == set()
+    assert not file.exists()
+    build.publish(opened(faults.host), item)
+    complete(faults)
+
+
+def complete(server: FaultServer) -> None:
+    """Every tag leads to blobs that are all there and are what they are called."""
+    for (repository, _), (_, data) in server.manifests.items():
+        document = json.loads(data)
+        for named in (document["config"], *document["layers"]):
+            assert of_bytes(server.blobs[repository, named["digest"]]).json().items() <= named.items()
+
+
+# -- the layout -------------------------------------------------------------------------------
+
+
+def test_a_layout_heals_and_drops_what_no_tag_needs(build: Build, tmp_path: Path) -> None:
+    target, _ = Registries().open(f"oci:{tmp_path}/dist/debian")
+    folder = tmp_path / "dist/debian"
+    build.publish(target, build.image("os", b"a" * 999, b"b"), build.disk())
+    first = names(folder)
+    (skipped,) = build.publish(target, build.image("os", b"a" * 999, b"b"))
+    assert skipped.skipped
+    victim = next(file for file in (folder / "blobs/sha256").iterdir() if file.stat().st_size > 1_000_000)
+    victim.unlink()
+    build.publish(target, build.image("os", b"a" * 999, b"b"), build.disk())
+    assert names(folder) == first
+
+    build.publish(target, build.image("os", b"a" * 999, b"c"))
+    gone = first - names(folder)
+    assert len(gone) == 3  # a layer, the configuration, the manifest; the disk's subject went with them
+    found = resolve(target, "latest", "linux/amd64")
+    assert all(map(target.has_blob, found.blobs))
+    assert target.tags() == ("latest", "latest-disk")
+
+
+def test_a_foreign_folder_is_not_taken_for_a_layout(build: Build, tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text("[1, 2]")
+    target, _ = Registries().open(f"oci:{tmp_path}")
+    with pytest.raises(HostError) as caught:
+        build.publish(target, build.image())
+    assert caught.value.reason == "bad-layout"
+    assert (tmp_path / "index.json").read_text() == "[1, 2]"
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in (folder / "blobs/sha256").iterdir()}
+
+
+# -- and back ---------------------------------------------------------------------------------
+
+
+def test_what_was_published_comes_back(build: Build, registry: str, tmp_path: Path) -> None:
+    host = opened(registry, "back/debian")
+    (image, _) = build.publish(host, build.image(), build.disk())
+    other = Cas(tmp_path / "other")
+    found = resolve(host, "latest", "linux/amd64")
+    assert found.digest == image.digest
+    moved = download(host, found.blobs, other, Events())
+    assert moved == sum(blob.size for blob in found.blobs)
+    assert all(map(other.verify, found.blobs))
+    assert download(host, found.blobs, other, Events()) == 0
+    assert list((tmp_path / "other/tmp").iterdir()) == []
+
+    (file,) = pull(host, "latest-disk", tmp_path / "out", Events())
+    assert file == tmp_path / "out/os.raw"
+    assert file.read_bytes() == b"disk" * 300_000
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["os.raw"]
