@@ -32,8 +32,11 @@ class Tree:
 
 def pack(members: Iterable[Member], epoch: int = 0) -> bytes:
     """The archive of these members, owned by root, with inode numbers in their order."""
-    parts = [part for number, (path, mode, data) in enumerate(members, 1)
-             for part in _member(number, path, mode, data, epoch)]
+    parts = [
+        part
+        for number, (path, mode, data) in enumerate(members, 1)
+        for part in _member(number, path, mode, data, epoch)
+    ]
     archive = b"".join((*parts, *_member(0, "TRAILER!!!", 0, b"", 0)))
     return archive + bytes(-len(archive) % 512)
 

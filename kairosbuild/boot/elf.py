@@ -26,7 +26,11 @@ def needed(image: bytes) -> list[str]:
     for section in found:
         if section.name == b".dynamic":
             strings = found[section.link].data
-            return [_text(strings, value).decode() for tag, value in _DYN.iter_unpack(section.data) if tag == _NEEDED]
+            return [
+                _text(strings, value).decode()
+                for tag, value in _DYN.iter_unpack(section.data)
+                if tag == _NEEDED
+            ]
     return []
 
 
@@ -55,9 +59,9 @@ def _parse(image: bytes) -> list[_Section]:
     header = _EHDR.unpack_from(image)
     table, size, count, names_at = header[6], header[11], header[12], header[13]
     raw = [_SHDR.unpack_from(image, table + number * size) for number in range(count)]
-    names = image[raw[names_at][4]:][:raw[names_at][5]] if raw else b""
-    return [_Section(_text(names, r[0]), image[r[4]:r[4] + r[5]] if r[1] != 8 else b"", r[6]) for r in raw]
+    names = image[raw[names_at][4] :][: raw[names_at][5]] if raw else b""
+    return [_Section(_text(names, r[0]), image[r[4] : r[4] + r[5]] if r[1] != 8 else b"", r[6]) for r in raw]
 
 
 def _text(strings: bytes, at: int) -> bytes:
-    return strings[at:strings.index(b"\0", at)] if at < len(strings) else b""
+    return strings[at : strings.index(b"\0", at)] if at < len(strings) else b""

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from kairosbuild.core.errors import KbuildError
 
 SECTOR = 512
-RESERVED = 32                  # sectors before the first table
-LEAST = 65525                  # clusters below which drivers take a filesystem for FAT16
+RESERVED = 32  # sectors before the first table
+LEAST = 65525  # clusters below which drivers take a filesystem for FAT16
 _END = 0x0FFFFFFF
 _SHORT = re.compile(r"[A-Z0-9_~-]{1,8}(\.[A-Z0-9_~-]{1,3})?")
 _DIRECTORY, _ARCHIVE, _LONG, _VOLUME = 0x10, 0x20, 0x0F, 0x08
@@ -35,14 +35,14 @@ class Volume:
     label: str
     serial: int
     epoch: int = 0
-    hidden: int = 0            # sectors before the partition
+    hidden: int = 0  # sectors before the partition
 
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:
     sectors: int
     per_cluster: int
-    table: int                 # sectors of one table
+    table: int  # sectors of one table
     clusters: int
 
     def at(self, cluster: int) -> int:
@@ -86,8 +86,11 @@ def _geometry(volume: Volume) -> _Geometry:
         clusters = (sectors - RESERVED - 2 * table) // per_cluster
         if clusters >= LEAST:
             return _Geometry(sectors, per_cluster, table, clusters)
-    raise KbuildError(f"{volume.size} bytes are too few for a FAT32 filesystem", reason="fat-size",
-                      hint="34M is the least an EFI system partition can be")
+    raise KbuildError(
+        f"{volume.size} bytes are too few for a FAT32 filesystem",
+        reason="fat-size",
+        hint="34M is the least an EFI system partition can be",
+    )
 
 
 def _folders(files: Mapping[str, bytes]) -> dict[str, list[str]]:
@@ -101,8 +104,9 @@ def _folders(files: Mapping[str, bytes]) -> dict[str, list[str]]:
     return {folder: sorted(inside[folder]) for folder in sorted(inside)}
 
 
-def _allocate(volume: Volume, folders: Mapping[str, list[str]], files: Mapping[str, bytes],
-              geometry: _Geometry) -> tuple[dict[str, int], list[int], int]:
+def _allocate(
+    volume: Volume, folders: Mapping[str, list[str]], files: Mapping[str, bytes], geometry: _Geometry
+) -> tuple[dict[str, int], list[int], int]:
     """First cluster of everything, the allocation table, how many clusters are used."""
     starts: dict[str, int] = {}
     chain = [0x0FFFFFF8, _END]
@@ -114,16 +118,47 @@ def _allocate(volume: Volume, folders: Mapping[str, list[str]], files: Mapping[s
         chain += [*range(len(chain) + 1, len(chain) + count), _END][:count] if count else []
     used = len(chain) - 2
     if used > geometry.clusters:
-        raise KbuildError(f"{sum(sizes.values())} bytes of files do not fit an EFI partition of {volume.size}",
-                          reason="fat-size", hint="raise esp-size")
+        raise KbuildError(
+            f"{sum(sizes.values())} bytes of files do not fit an EFI partition of {volume.size}",
+            reason="fat-size",
+            hint="raise esp-size",
+        )
     return starts, chain, used
 
 
 def _boot_sector(volume: Volume, geometry: _Geometry) -> bytes:
-    head = struct.pack("<3s8sHBHBHHBHHHII", b"\xeb\x58\x90", b"MSWIN4.1", SECTOR, geometry.per_cluster, RESERVED, 2,
-                       0, 0, 0xF8, 0, 63, 255, volume.hidden, geometry.sectors)
-    more = struct.pack("<IHHIHH12xBBBI11s8s", geometry.table, 0, 0, 2, 1, 6, 0x80, 0, 0x29, volume.serial,
-                       _label(volume), b"FAT32   ")
+    head = struct.pack(
+        "<3s8sHBHBHHBHHHII",
+        b"\xeb\x58\x90",
+        b"MSWIN4.1",
+        SECTOR,
+        geometry.per_cluster,
+        RESERVED,
+        2,
+        0,
+        0,
+        0xF8,
+        0,
+        63,
+        255,
+        volume.hidden,
+        geometry.sectors,
+    )
+    more = struct.pack(
+        "<IHHIHH12xBBBI11s8s",
+        geometry.table,
+        0,
+        0,
+        2,
+        1,
+        6,
+        0x80,
+        0,
+        0x29,
+        volume.serial,
+        _label(volume),
+        b"FAT32   ",
+    )
     return (head + more).ljust(510, b"\0") + b"\x55\xaa"
 
 
@@ -136,13 +171,16 @@ def _directory_size(folder: str, names: list[str]) -> int:
     return 32 * (special + sum(1 + _long_count(posixpath.basename(name)) for name in names))
 
 
-def _directory(volume: Volume, folder: str, names: list[str], starts: Mapping[str, int],
-               files: Mapping[str, bytes]) -> bytes:
+def _directory(
+    volume: Volume, folder: str, names: list[str], starts: Mapping[str, int], files: Mapping[str, bytes]
+) -> bytes:
     """The entries of a folder: itself and its parent (or the label), then each name, long form first."""
     if folder:
         parent = starts[posixpath.dirname(folder)] if posixpath.dirname(folder) else 0
-        parts = [_entry(b".          ", _DIRECTORY, starts[folder], 0, volume.epoch),
-                 _entry(b"..         ", _DIRECTORY, parent, 0, volume.epoch)]
+        parts = [
+            _entry(b".          ", _DIRECTORY, starts[folder], 0, volume.epoch),
+            _entry(b"..         ", _DIRECTORY, parent, 0, volume.epoch),
+        ]
     else:
         parts = [_entry(_label(volume), _VOLUME, 0, 0, volume.epoch)]
     for number, path in enumerate(names, 1):
@@ -155,14 +193,29 @@ def _directory(volume: Volume, folder: str, names: list[str], starts: Mapping[st
 
 def _entry(short: bytes, attributes: int, cluster: int, size: int, epoch: int) -> bytes:
     date, clock = _dos_time(epoch)
-    return struct.pack("<11sBBBHHHHHHHI", short, attributes, 0, 0, clock, date, date, cluster >> 16, clock, date,
-                       cluster & 0xFFFF, size)
+    return struct.pack(
+        "<11sBBBHHHHHHHI",
+        short,
+        attributes,
+        0,
+        0,
+        clock,
+        date,
+        date,
+        cluster >> 16,
+        clock,
+        date,
+        cluster & 0xFFFF,
+        size,
+    )
 
 
 def _dos_time(epoch: int) -> tuple[int, int]:
     """FAT knows no time before 1980."""
     at = time.gmtime(max(epoch, 315532800))
-    return (at.tm_year - 1980) << 9 | at.tm_mon << 5 | at.tm_mday, at.tm_hour << 11 | at.tm_min << 5 | at.tm_sec // 2
+    return (
+        at.tm_year - 1980
+    ) << 9 | at.tm_mon << 5 | at.tm_mday, at.tm_hour << 11 | at.tm_min << 5 | at.tm_sec // 2
 
 
 def _short(name: str, number: int) -> bytes:
@@ -187,9 +240,18 @@ def _long(name: str, short: bytes) -> Iterator[bytes]:
     count = _long_count(name)
     padded = text if len(text) == count * 26 else (text + b"\0\0").ljust(count * 26, b"\xff")
     for number in range(count, 0, -1):
-        part = padded[(number - 1) * 26:number * 26]
-        yield struct.pack("<B10sBBB12sH4s", number | (0x40 if number == count else 0), part[:10], _LONG, 0, total,
-                          part[10:22], 0, part[22:])
+        part = padded[(number - 1) * 26 : number * 26]
+        yield struct.pack(
+            "<B10sBBB12sH4s",
+            number | (0x40 if number == count else 0),
+            part[:10],
+            _LONG,
+            0,
+            total,
+            part[10:22],
+            0,
+            part[22:],
+        )
 
 
 def _label(volume: Volume) -> bytes:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 SECTOR = 512
 ENTRIES = 128
-ALIGN = 1 << 20                # partitions begin at whole MiB
-TAIL = 33 * SECTOR             # the backup table and its header
+ALIGN = 1 << 20  # partitions begin at whole MiB
+TAIL = 33 * SECTOR  # the backup table and its header
 ESP = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
 LAYERS = uuid.UUID("6b62756c-6400-4c61-9e0f-6c6179657273")
 """The type of a layers partition, this project's own, so that nothing mounts it by discovery."""
@@ -39,14 +39,36 @@ def build(disk: int, identity: uuid.UUID, partitions: Sequence[Partition]) -> tu
 
 def _entry(one: Partition) -> bytes:
     first, last = one.start // SECTOR, (one.start + one.size) // SECTOR - 1
-    return struct.pack("<16s16sQQQ72s", one.type.bytes_le, one.identity.bytes_le, first, last, 0,
-                       one.name.encode("utf-16-le"))
+    return struct.pack(
+        "<16s16sQQQ72s",
+        one.type.bytes_le,
+        one.identity.bytes_le,
+        first,
+        last,
+        0,
+        one.name.encode("utf-16-le"),
+    )
 
 
 def _header(sectors: int, identity: uuid.UUID, table: bytes, *, here: int, other: int, entries: int) -> bytes:
     def pack(checksum: int) -> bytes:
-        return struct.pack("<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, checksum, 0, here, other, 34,
-                           sectors - 34, identity.bytes_le, entries, ENTRIES, 128, zlib.crc32(table))
+        return struct.pack(
+            "<8sIIIIQQQQ16sQIII",
+            b"EFI PART",
+            0x10000,
+            92,
+            checksum,
+            0,
+            here,
+            other,
+            34,
+            sectors - 34,
+            identity.bytes_le,
+            entries,
+            ENTRIES,
+            128,
+            zlib.crc32(table),
+        )
 
     return pack(zlib.crc32(pack(0))).ljust(SECTOR, b"\0")
 

@@ -1,53 +1,84 @@
-"""One initrd for every distribution: busybox, the modules a kernel needs to reach its layers, dmsetup, one script.
+"""One initrd for every distribution: busybox, dmsetup, the modules a kernel needs to reach its layers, a script.
 
 Which of it depends on the kernel is the modules; the rest comes from the tools tree `boot`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
-from collections.abc import Callable, Mapping
-from importlib import resources
+from collections.abc import Callable
+from pathlib import Path
 
 from kairosbuild.boot import cpio, elf, modules
+from kairosbuild.boot.files import Files
 from kairosbuild.core.errors import KbuildError
 
 VERSION = 1
 """Raise it when the same inputs would make another initrd."""
 
-APPLETS = ("[ cat chmod chown cmp cut echo findfs grep losetup ls mkdir modprobe mount mv reboot sh sleep sort stat "
-           "switch_root tr xargs").split()
+APPLETS = (
+    "[", "cat", "chmod", "chown", "cmp", "echo", "findfs", "grep", "losetup", "ls", "mkdir", "modprobe", "mount", "mv",
+    "reboot", "sh", "sleep", "sort", "stat", "switch_root", "tr", "xargs",
+)  # fmt: skip
 """What the script calls out of busybox."""
 
-PROGRAMS = {"bin/busybox": ("usr/bin/busybox", "bin/busybox"), "sbin/dmsetup": ("usr/sbin/dmsetup", "sbin/dmsetup")}
+PROGRAMS = {
+    "bin/busybox": ("usr/bin/busybox", "bin/busybox"),
+    "sbin/dmsetup": ("usr/sbin/dmsetup", "sbin/dmsetup"),
+}
 _LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib64", "usr/lib", "lib64", "lib")
 
 Read = Callable[[str], bytes | None]
 """A file's content by its path in a tree, links followed; None when there is none."""
 
 
-def build(tools: Read, kernel: Read, module_paths: Mapping[str, str], version: str) -> bytes:
+def build(tools: Read, kernel: Files, version: str) -> bytes:
     """The compressed initrd for the kernel of this version. Raises `missing-tool`, `missing-module`."""
-    return compress(cpio.pack(tree(tools, kernel, module_paths, version).members()))
+    return compress(cpio.pack(tree(tools, kernel, version).members()))
 
 
-def tree(tools: Read, kernel: Read, module_paths: Mapping[str, str], version: str) -> cpio.Tree:
+def recipe() -> str:
+    """What of this program's own the initrd is made of, for the record of it."""
+    parts = (
+        script(),
+        " ".join((*APPLETS, *PROGRAMS)).encode(),
+        " ".join((*modules.ALWAYS, "-", *modules.BY_DEVICE)).encode(),
+        compressor().encode(),
+    )
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def script() -> bytes:
+    """The first program of every machine."""
+    return Path(__file__).with_name("initrd.sh").read_bytes()
+
+
+def tree(tools: Read, kernel: Files, version: str) -> cpio.Tree:
     """The files of the initrd."""
-    builtin = _builtin(kernel(f"usr/lib/modules/{version}/modules.builtin") or b"")
-
-    def read(path: str) -> bytes:
-        return kernel(path) or b""
-
-    loaded = modules.closure((*modules.ALWAYS, *modules.BY_DEVICE), module_paths, builtin, read)
+    loaded, builtin = _modules(kernel, version)
     folder = f"lib/modules/{version}"
     files = {f"{folder}/{module.name}.ko": (0o644, module.image) for module in loaded}
-    files |= {f"{folder}/{name}": (0o644, text.encode()) for name, text in modules.depmod(loaded, builtin).items()}
+    files |= {
+        f"{folder}/{name}": (0o644, text.encode()) for name, text in modules.depmod(loaded, builtin).items()
+    }
     names = {module.name for module in loaded}
     always = [name for name in map(modules.canonical, modules.ALWAYS) if name in names]
     files["etc/modules"] = (0o644, "".join(f"{name}\n" for name in always).encode())
-    files["init"] = (0o755, resources.files("kairosbuild.boot").joinpath("initrd.sh").read_bytes())
+    files["init"] = (0o755, script())
     links = {f"bin/{applet}": "busybox" for applet in APPLETS}
     return cpio.Tree(files | _programs(tools), links, ("dev", "proc", "run", "sys", "sysroot"))
+
+
+def _modules(kernel: Files, version: str) -> tuple[list[modules.Module], frozenset[str]]:
+    """The modules to take, and the names of those the kernel has built in."""
+    for top in (f"usr/lib/modules/{version}", f"lib/modules/{version}"):
+        paths = {name: path for path in kernel.paths(top) if (name := modules.name_of(path))}
+        if paths:
+            builtin = _builtin(kernel.read(f"{top}/modules.builtin") or b"")
+            wanted = (*modules.ALWAYS, *modules.BY_DEVICE)
+            return modules.closure(wanted, paths, builtin, lambda path: kernel.read(path) or b""), builtin
+    raise KbuildError(f"no layer has modules of kernel {version}", reason="missing-module")
 
 
 def compress(archive: bytes) -> bytes:

@@ -15,14 +15,50 @@ from dataclasses import dataclass
 from kairosbuild.boot import elf
 from kairosbuild.core.errors import KbuildError
 
-ALWAYS = ("loop", "dm-mod", "dm-verity", "erofs", "overlay", "ext4", "sha256", "crc32c", "libcrc32c", "crc16", "mbcache",
-          "jbd2")
+ALWAYS = (
+    "loop",
+    "dm-mod",
+    "dm-verity",
+    "erofs",
+    "overlay",
+    "ext4",
+    "sha256",
+    "crc32c",
+    "libcrc32c",
+    "crc16",
+    "mbcache",
+    "jbd2",
+)
 """Loaded on every machine, in this order: what the layered root itself is made of."""
 
-BY_DEVICE = ("virtio_pci", "virtio_mmio", "virtio_blk", "virtio_scsi", "sd_mod", "sr_mod", "ahci", "ata_piix", "nvme",
-             "xhci-pci", "ehci-pci", "uhci-hcd", "usb-storage", "uas", "sdhci-pci", "sdhci-acpi", "mmc_block",
-             "hv_vmbus", "hv_storvsc", "vmw_pvscsi", "mptspi", "mptsas", "mpt3sas", "megaraid_sas",
-             "xen-blkfront", "vmd")
+BY_DEVICE = (
+    "virtio_pci",
+    "virtio_mmio",
+    "virtio_blk",
+    "virtio_scsi",
+    "sd_mod",
+    "sr_mod",
+    "ahci",
+    "ata_piix",
+    "nvme",
+    "xhci-pci",
+    "ehci-pci",
+    "uhci-hcd",
+    "usb-storage",
+    "uas",
+    "sdhci-pci",
+    "sdhci-acpi",
+    "mmc_block",
+    "hv_vmbus",
+    "hv_storvsc",
+    "vmw_pvscsi",
+    "mptspi",
+    "mptsas",
+    "mpt3sas",
+    "megaraid_sas",
+    "xen-blkfront",
+    "vmd",
+)
 """Loaded when a device asks for them by its modalias."""
 
 _SUFFIX = re.compile(r"\.ko(\.xz|\.zst|\.gz)?$")
@@ -30,7 +66,7 @@ _SUFFIX = re.compile(r"\.ko(\.xz|\.zst|\.gz)?$")
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module for the initrd: its name (underscores), the uncompressed object, what must be loaded before."""
+    """A module for the initrd: name (underscores), uncompressed object, what must be loaded before it."""
 
     name: str
     image: bytes
@@ -49,12 +85,13 @@ def name_of(path: str) -> str | None:
     return canonical(_SUFFIX.sub("", base)) if _SUFFIX.search(base) else None
 
 
-def closure(wanted: Iterable[str], paths: Mapping[str, str], builtin: frozenset[str],
-            read: Callable[[str], bytes]) -> list[Module]:
+def closure(
+    wanted: Iterable[str], paths: Mapping[str, str], builtin: frozenset[str], read: Callable[[str], bytes]
+) -> list[Module]:
     """The wanted modules that exist and all they need, each after what it needs.
 
     `paths` maps a module's name to its file. What the kernel has built in needs no file; a wanted module
-    that is nowhere is left out (kernels differ), a *needed* one is the error `missing-module`.
+    that is nowhere is left out, as kernels differ; a *needed* one is the error `missing-module`.
     """
     done: dict[str, Module] = {}
 
@@ -62,7 +99,9 @@ def closure(wanted: Iterable[str], paths: Mapping[str, str], builtin: frozenset[
         if name in done or name in builtin or name in trail:
             return
         if name not in paths:
-            raise KbuildError(f"kernel module {trail[-1]} needs {name}, which no layer holds", reason="missing-module")
+            raise KbuildError(
+                f"kernel module {trail[-1]} needs {name}, which no layer holds", reason="missing-module"
+            )
         module = _load(name, expand(paths[name], read(paths[name])), paths)
         for need in module.needs:
             visit(need, (*trail, name))
@@ -92,7 +131,11 @@ def depmod(modules: Sequence[Module], builtin: frozenset[str]) -> dict[str, str]
     by_name = {module.name: module for module in modules}
     dep = "".join(f"{m.name}.ko:{''.join(f' {n}.ko' for n in _all_needs(m, by_name))}\n" for m in modules)
     alias = "".join(f"alias {a} {m.name}\n" for m in modules for a in m.aliases)
-    return {"modules.dep": dep, "modules.alias": alias, "modules.builtin": "".join(f"{b}.ko\n" for b in sorted(builtin))}
+    return {
+        "modules.dep": dep,
+        "modules.alias": alias,
+        "modules.builtin": "".join(f"{b}.ko\n" for b in sorted(builtin)),
+    }
 
 
 def _all_needs(module: Module, by_name: Mapping[str, Module]) -> list[str]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from kairosbuild.core.errors import KbuildError
 
-CMDLINE_MAX = 2047     # x86 kernels: COMMAND_LINE_SIZE 2048 with its NUL
-_HEADER = struct.Struct("<8sIIIIIIHHI")      # a section header
+CMDLINE_MAX = 2047  # x86 kernels: COMMAND_LINE_SIZE 2048 with its NUL
+_HEADER = struct.Struct("<8sIIIIIIHHI")  # a section header
 _CODE, _DATA, _READ, _NX_COMPAT = 0x20, 0x40, 0x40000000, 0x0100
-_SECURITY = 4          # index of the certificate table among the data directories
+_SECURITY = 4  # index of the certificate table among the data directories
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,23 @@ class Section:
     stored: int
 
 
-def assemble(stub: bytes, *, os_release: bytes, cmdline: str, uname: str, initrd: bytes, kernel: bytes) -> bytes:
+def assemble(
+    stub: bytes, *, os_release: bytes, cmdline: str, uname: str, initrd: bytes, kernel: bytes
+) -> bytes:
     """The image. Raises `bad-stub` for a stub this cannot be done to and `cmdline-too-long`."""
     if len(cmdline.encode()) > CMDLINE_MAX:
-        raise KbuildError(f"the kernel command line has {len(cmdline.encode())} bytes, {CMDLINE_MAX} fit",
-                          reason="cmdline-too-long", hint="fewer layers, or shorter arguments")
-    named = ((".osrel", os_release), (".cmdline", cmdline.encode()), (".uname", uname.encode()),
-             (".initrd", initrd), (".linux", kernel))
+        raise KbuildError(
+            f"the kernel command line has {len(cmdline.encode())} bytes, {CMDLINE_MAX} fit",
+            reason="cmdline-too-long",
+            hint="fewer layers, or shorter arguments",
+        )
+    named = (
+        (".osrel", os_release),
+        (".cmdline", cmdline.encode()),
+        (".uname", uname.encode()),
+        (".initrd", initrd),
+        (".linux", kernel),
+    )
     return _append(stub, named)
 
 
@@ -53,7 +63,7 @@ def section(image: bytes, name: str) -> bytes:
     """The content of the section of this name; KeyError when there is none."""
     for one in sections(image):
         if one.name == name:
-            return image[one.offset:one.offset + min(one.size, one.stored)]
+            return image[one.offset : one.offset + min(one.size, one.stored)]
     raise KeyError(name)
 
 
@@ -61,9 +71,14 @@ class _Pe:
     """Where things are in the headers of a PE32+ image."""
 
     def __init__(self, image: bytes) -> None:
-        self.start = struct.unpack_from("<I", image, 0x3C)[0] if image[:2] == b"MZ" and len(image) > 0x40 else 0
+        self.start = (
+            struct.unpack_from("<I", image, 0x3C)[0] if image[:2] == b"MZ" and len(image) > 0x40 else 0
+        )
         self.optional = self.start + 24
-        if image[self.start:self.start + 4] != b"PE\0\0" or image[self.optional:self.optional + 2] != b"\x0b\x02":
+        if (
+            image[self.start : self.start + 4] != b"PE\0\0"
+            or image[self.optional : self.optional + 2] != b"\x0b\x02"
+        ):
             raise KbuildError("not a 64-bit PE image", reason="bad-stub")
         self.count, size = struct.unpack_from("<H12xH", image, self.start + 6)
         self.table = self.optional + size
@@ -86,8 +101,8 @@ def _append(stub: bytes, named: Sequence[tuple[str, bytes]]) -> bytes:
         headers.append(_HEADER.pack(name.encode(), len(content), address, stored, offset, 0, 0, 0, 0, flags))
         parts += [bytes(offset - length), content, bytes(stored - len(content))]
         length, address = offset + stored, address + len(content)
-    head = _patched(stub[:pe.headers], pe, b"".join(headers), len(named), address, dict(named))
-    return b"".join((head, stub[pe.headers:], *parts))
+    head = _patched(stub[: pe.headers], pe, b"".join(headers), len(named), address, dict(named))
+    return b"".join((head, stub[pe.headers :], *parts))
 
 
 def _refuse(stub: bytes, pe: _Pe, known: Sequence[Section], more: int) -> None:
@@ -104,14 +119,14 @@ def _patched(head: bytes, pe: _Pe, headers: bytes, more: int, end: int, named: d
     """The stub's headers with the new sections entered and the sums of the whole made right."""
     out = bytearray(head)
     at = pe.table + pe.count * _HEADER.size
-    out[at:at + len(headers)] = headers
+    out[at : at + len(headers)] = headers
     struct.pack_into("<H", out, pe.start + 6, pe.count + more)
     initialised = struct.unpack_from("<I", out, pe.optional + 8)[0]
     added = sum(len(content) for content in named.values())
     struct.pack_into("<I", out, pe.optional + 8, initialised + added)
-    struct.pack_into("<I", out, pe.optional + 56, _up(end, pe.section_alignment))    # SizeOfImage
-    struct.pack_into("<I", out, pe.optional + 64, 0)                                 # CheckSum
-    if not _nx_compatible(named[".linux"]):      # stub and kernel must agree, or strict firmware refuses them
+    struct.pack_into("<I", out, pe.optional + 56, _up(end, pe.section_alignment))  # SizeOfImage
+    struct.pack_into("<I", out, pe.optional + 64, 0)  # CheckSum
+    if not _nx_compatible(named[".linux"]):  # stub and kernel must agree, or strict firmware refuses them
         struct.pack_into("<H", out, pe.optional + 70, pe.characteristics & ~_NX_COMPAT)
     return bytes(out)
 

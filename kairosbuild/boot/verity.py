@@ -20,14 +20,14 @@ from typing import BinaryIO
 from kairosbuild.core.errors import KbuildError
 
 BLOCK = 4096
-_HASHES = BLOCK // 32              # digests in one block
+_HASHES = BLOCK // 32  # digests in one block
 _READ = 256 * BLOCK
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s168x")
 
 
 @dataclass(frozen=True, slots=True)
 class Verity:
-    """A sealed file: `root_hash` (64 hex digits) and `hash_offset`, bytes of data and where the superblock is."""
+    """A sealed file: `root_hash` (64 hex digits); `hash_offset`, its bytes of data, behind which is the tree."""
 
     root_hash: str
     hash_offset: int
@@ -61,8 +61,11 @@ def check(path: Path, verity: Verity) -> None:
         file.seek(verity.hash_offset + BLOCK)
         stored = file.read()
     if root.hex() != verity.root_hash or stored != b"".join(reversed(levels)):
-        raise KbuildError(f"{path.name} is not what its root hash {verity.root_hash} says",
-                          reason="verity-mismatch", hint="the file is damaged; build or fetch it again")
+        raise KbuildError(
+            f"{path.name} is not what its root hash {verity.root_hash} says",
+            reason="verity-mismatch",
+            hint="the file is damaged; build or fetch it again",
+        )
 
 
 def _tree(file: BinaryIO, length: int) -> tuple[bytes, list[bytes]]:
@@ -72,7 +75,9 @@ def _tree(file: BinaryIO, length: int) -> tuple[bytes, list[bytes]]:
     while len(digests) > 32:
         level = digests + bytes(-len(digests) % BLOCK)
         levels.append(level)
-        digests = b"".join(hashlib.sha256(level[at:at + BLOCK]).digest() for at in range(0, len(level), BLOCK))
+        digests = b"".join(
+            hashlib.sha256(level[at : at + BLOCK]).digest() for at in range(0, len(level), BLOCK)
+        )
     return digests, levels
 
 
@@ -84,7 +89,7 @@ def _digests_of_file(file: BinaryIO, length: int) -> Iterator[bytes]:
             raise KbuildError("the file ends before its hash tree begins", reason="verity-mismatch")
         length -= len(chunk)
         for at in range(0, len(chunk), BLOCK):
-            yield sha256(chunk[at:at + BLOCK]).digest()
+            yield sha256(chunk[at : at + BLOCK]).digest()
 
 
 def _superblock(identity: uuid.UUID, blocks: int) -> bytes:
