@@ -1,6 +1,6 @@
 """The local executors: each action in namespaces of its own, with nothing of this machine in view.
 
-`Sandbox` is the one to use. It gives actions that make a layer to `LayerExecutor` and the others to
+`LocalExecutor` is the one to use. It gives actions that make a layer to `LayerExecutor` and the others to
 `ZygoteExecutor`, which makes the sandbox itself and is quick. Where a machine lets only bubblewrap
 enter namespaces, `BubblewrapExecutor` takes their place. All of them promise what the contract
 suite in tests/execute holds them to.
@@ -9,6 +9,8 @@ suite in tests/execute holds them to.
 from __future__ import annotations
 
 import tempfile
+import weakref
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -25,13 +27,13 @@ from kairosbuild.store.store import Store
 _KEPT = 8  # idle zygotes; each is about 10 MB
 
 
-class Sandbox:
+class LocalExecutor:
     """The local `Executor`. `bwrap_tree` is a tools tree with bubblewrap, for where this machine has none."""
 
     def __init__(self, store: Store, *, epoch: int = 0, bwrap_tree: Path | None = None) -> None:
         self._layers = LayerExecutor(store, epoch=epoch)
         self._commands: Executor = ZygoteExecutor(store, epoch=epoch)
-        self._spare = lambda: BubblewrapExecutor(store, epoch=epoch, bwrap=bubblewrap.find_bubblewrap(bwrap_tree))
+        self._spare = partial(_bubblewrap, store, epoch, bwrap_tree)
 
     def execute(self, action: Action, *, name: str, scratch: Path, cancel: Event) -> ActionResult:
         """Run one action (see `Executor.execute`)."""
@@ -50,6 +52,10 @@ class Sandbox:
         self._commands.close()
 
 
+def _bubblewrap(store: Store, epoch: int, tree: Path | None) -> Executor:
+    return BubblewrapExecutor(store, epoch=epoch, bwrap=bubblewrap.find_bubblewrap(tree))
+
+
 class ZygoteExecutor:
     """An `Executor` that forks a prepared process for every action; it makes no layers."""
 
@@ -58,6 +64,7 @@ class ZygoteExecutor:
         self._roots = Roots(store)
         self._epoch = epoch
         self._pool = Pool(_KEPT)
+        weakref.finalize(self, self._pool.close)  # also when this process ends
 
     def execute(self, action: Action, *, name: str, scratch: Path, cancel: Event) -> ActionResult:
         """Run one action (see `Executor.execute`)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,8 +14,7 @@ from kairosbuild.graph.node import UNLOCKED, Input, Locked, Locker, Outputs, Sou
 from kairosbuild.graph.stack import stack_of, stored_outputs
 from kairosbuild.recipe.fields import duration, refmap, refs, sourcemap, text, textmap, texts
 
-_SMALL = 1 << 20  # bytes; larger sources are moved into the store by way of a file
-_LINKS = 40       # links followed one after the other, as Linux does
+_LINKS = 40  # links followed one after the other, as Linux does
 
 ROOT = ("layer", "tools")
 
@@ -128,7 +126,8 @@ def _staged(task: Task) -> tuple[dict[str, Blob], tuple[str, ...]]:
         label = role[len("sources."):]
         for logical, file in _followed(task, role, files):
             path = f"{label}/{logical}" if logical else label
-            staged[path] = _stored(task, role, file)
+            assert file.blob is not None, "a source file of type file has a blob"
+            staged[path] = file.blob
             if file.mode & 0o111:
                 executable.append(path)
     return staged, tuple(executable)
@@ -158,17 +157,3 @@ def _followed(task: Task, role: str, files: Sequence[SourceFile]) -> Iterator[tu
         if found.type == "file":
             yield file.logical, found
 
-
-def _stored(task: Task, role: str, file: SourceFile) -> Blob:
-    """A source file in the store. Raises NodeError when it is no longer what was hashed."""
-    path = task.source_path(role, file.logical)
-    assert file.blob is not None, "a source file of type file has a blob"
-    if file.blob.size <= _SMALL:
-        blob = task.put_bytes(path.read_bytes())
-    else:
-        copy = task.scratch / "source"
-        shutil.copyfile(path, copy)
-        blob = task.put_file(copy)
-    if blob != file.blob:
-        raise NodeError(f"{task.name}: {path} changed while it was read", reason="source-changed")
-    return blob
