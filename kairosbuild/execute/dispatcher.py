@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty
 from typing import Any
@@ -32,6 +33,7 @@ from kairosbuild.store.record import Record
 Fetch = Callable[[Sequence[Material]], object]
 """Brings materials into the store, in parallel and verified."""
 _UNKNOWN = 1.0            # seconds a node is thought to take before it ever ran
+_LISTEN = 0.5             # seconds between looks for a signal that another thread of ours was given
 _PATIENCE = 15.0          # seconds the children get to end after an interruption
 
 
@@ -120,7 +122,8 @@ class Dispatcher:
                 self._launch(i)
             if not self._schedule.running:
                 return
-            self._ended(*self._workers.wait())
+            with suppress(Empty):
+                self._ended(*self._workers.wait(_LISTEN))
 
     def _consider(self, i: int) -> None:
         """A node whose inputs are all settled: unchanged, in a cache, or to be built."""
