@@ -15,8 +15,9 @@ from kairosbuild.core.errors import InputError, KbuildError
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.located import Fields, Items, Located, Text
 from kairosbuild.recipe.typed import Mention, Typed
+from kairosbuild.recipe.variables import MOST_HINTS
 
-MOST_HINTS = 50  # looking for the nearest of many names is slow
+MOST_CYCLES = 20
 MOST_LISTED = 12
 
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
@@ -149,29 +150,32 @@ def _edges(typed: Typed) -> tuple[str, ...]:
 
 
 def _closed_paths(edges: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
-    """One cycle, longer than one node, out of each depth-first search that meets its own path."""
+    """Cycles of more than one node, each with a node that no other has; the first few."""
     state: dict[str, int] = {}  # 1 on the path, 2 done
+    told: set[str] = set()
     found: list[tuple[str, ...]] = []
     for start in edges:
-        if start not in state:
-            _search(start, edges, state, found)
+        if start not in state and len(found) < MOST_CYCLES:
+            for cycle in _search(start, edges, state):
+                if told.isdisjoint((cycle[0], cycle[-1])) and len(found) < MOST_CYCLES:
+                    found.append(tuple(cycle))
+                    told.update(cycle)
     return found
 
 
-def _search(
-    start: str, edges: Mapping[str, Sequence[str]], state: dict[str, int], found: list[tuple[str, ...]]
-) -> None:
+def _search(start: str, edges: Mapping[str, Sequence[str]], state: dict[str, int]) -> Iterator[Sequence[str]]:
+    """The cycles that a depth-first search from here meets, without recursion."""
     path, waiting = [start], [iter(edges[start])]
+    closed: set[str] = set()
     state[start] = 1
     while path:
         name = next(waiting[-1], None)
         if name is None:
             state[path.pop()] = 2
             waiting.pop()
-        elif state.get(name) == 1 and name != path[-1]:
-            cycle = tuple(path[path.index(name) :])
-            if not any(set(cycle) & set(known) for known in found):
-                found.append(cycle)
+        elif state.get(name) == 1 and name != path[-1] and name not in closed:
+            closed.add(name)
+            yield path[path.index(name) :]
         elif name in edges and name not in state:
             state[name] = 1
             path.append(name)
@@ -189,7 +193,7 @@ def _cycle(path: tuple[str, ...], nodes: Mapping[str, Node]) -> KbuildError:
 
 def _place(node: Node, field: str) -> Located:
     """Where a field stands, by its dotted path; the nearest that is written above it if it does not."""
-    at: Located = node.typed.places.get(field.split(".")[0], node.key)
+    at: Located = node.typed.places.get(field.split(".", maxsplit=1)[0], node.key)
     for part in field.split(".")[1:]:
         if isinstance(at, Items) and part.isdecimal() and int(part) < len(at.items):
             at = at.items[int(part)]

@@ -212,7 +212,7 @@ class _Loading:
         elif not isinstance(found, Text):
             self._note(f"{name}: a kind is one word, not {describe(found)}", "wrong-type", found, "")
         elif found.value not in self.kinds:
-            hint = nearest(found.value, self.kinds)
+            hint = nearest(found.value, self.kinds) if len(self.problems) < variables.MOST_HINTS else ""
             self._note(f"{name}: there is no kind {found.value!r}", "unknown-kind", found, hint)
         else:
             return found.value

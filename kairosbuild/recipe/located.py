@@ -17,7 +17,8 @@ from yaml._yaml import CParser
 from kairosbuild.core.errors import InputError, KbuildError, Origin, raise_problems
 
 MOST_BYTES = 32 << 20
-MOST_VALUES = 1_000_000  # counted with every alias expanded: what a reader may have to visit
+MOST_VALUES = 2_000_000
+MOST_ALIASED = 200_000  # values that aliases repeat, and that a reader would visit again
 MOST_DEPTH = 64
 
 _ODD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
@@ -110,6 +111,7 @@ class _Reader:
         self.keys: list[Text | None] = []  # the key that waits, by level
         self.anchors: dict[str, tuple[Located, int]] = {}
         self.count = 0
+        self.aliased = 0
         self.documents = 0
         self.handlers: dict[type, Callable[[Any], None]] = {
             yaml.ScalarEvent: self.scalar,
@@ -182,12 +184,15 @@ class _Reader:
             )
         if self.stack and isinstance(self.stack[-1][0], Fields) and self.keys[-1] is None:
             raise self.fatal("an alias cannot be a key", "yaml-key", event, "")
+        self.aliased += found[1]
+        if self.aliased > MOST_ALIASED:
+            raise self.fatal("aliases repeat too much", "yaml-limit", event, f"at most {MOST_ALIASED} values")
         self.add(*found)
 
     def add(self, value: Located, weight: int) -> None:
         self.count += weight
         if self.count > MOST_VALUES:
-            raise _error(f"more than {MOST_VALUES} values, aliases counted", "yaml-limit", value.origin)
+            raise _error(f"more than {MOST_VALUES} values", "yaml-limit", value.origin)
         if not self.stack:
             self.root = value
             return

@@ -76,18 +76,15 @@ def field_schema(info: FieldInfo) -> Json:
 
 
 def _node(names: list[str]) -> Json:
-    return {
-        "type": "object",
-        "required": ["kind"],
-        "properties": {"kind": {"enum": names}},
-        "allOf": [
-            {
-                "if": {"required": ["kind"], "properties": {"kind": {"const": name}}},
-                "then": {"$ref": f"#/$defs/kind-{name}"},
-            }
-            for name in names
-        ],
-    }
+    chosen: list[Json] = [
+        {
+            "if": {"required": ["kind"], "properties": {"kind": {"const": name}}},
+            "then": {"$ref": f"#/$defs/kind-{name}"},
+        }
+        for name in names
+    ]
+    known = {"type": "object", "required": ["kind"], "properties": {"kind": {"enum": names}}}
+    return {**known, "allOf": chosen} if chosen else known
 
 
 def _kind(name: str, kind: Any) -> Json:

@@ -18,7 +18,7 @@ from kairosbuild.recipe import scalars
 from kairosbuild.recipe.fields import REQUIRED, FieldInfo, infos, written
 from kairosbuild.recipe.instances import REF_TYPES, SOURCE_TYPES, Parts, by_value, revive, to_json
 from kairosbuild.recipe.located import Fields, Items, Located, Text, describe
-from kairosbuild.recipe.variables import Broken, Variables
+from kairosbuild.recipe.variables import MOST_HINTS, Broken, Variables
 
 NONE: frozenset[str] = frozenset()
 
@@ -142,7 +142,7 @@ class Reader:
     def _unknown(self, node: Fields, what: str, labels: set[str], also: frozenset[str]) -> None:
         for name, key in node.keys.items():
             if name not in labels and name not in also:
-                hint = nearest(name, labels | also)
+                hint = nearest(name, labels | also) if len(self.problems) < MOST_HINTS else ""
                 self._note(f"{what}: there is no field {name!r}", "unknown-field", key, hint)
 
     def _value(self, info: FieldInfo, node: Located, spot: _Spot) -> Any:

@@ -17,6 +17,8 @@ MOST_TEXT = 1 << 20  # characters of one value after replacement
 MOST_TOTAL = 64 << 20  # characters of all replaced values together
 MOST_CHAIN = 64  # variables within variables
 
+MOST_HINTS = 50  # finding the nearest of many names is slow, and nobody reads more
+
 _DOLLAR = re.compile(r"\$(?:(\$)|\{(" + NAME + r")\}|(\{))")
 
 
@@ -30,6 +32,7 @@ class Variables:
     def __init__(self, declared: Mapping[str, Text], given: Mapping[str, str]) -> None:
         self._declared = declared
         self._values = {name: value for name, value in given.items() if name in declared}
+        self._missed = 0
         self._open: list[str] = []
         self._broken: set[str] = set()
         self._total = 0
@@ -41,12 +44,7 @@ class Variables:
         if name in self._broken:
             raise Broken(f"the variable {name!r} is wrong", reason="undefined-variable", origin=asked.origin)
         if name not in self._declared:
-            raise _error(
-                f"no variable {name!r} is declared",
-                "undefined-variable",
-                asked,
-                nearest(name, self._declared) or "declare it under vars",
-            )
+            raise self._undeclared(name, asked)
         if name in self._open:
             path = " → ".join([*self._open[self._open.index(name) :], name])
             raise _error(f"variables that need each other: {path}", "variable-cycle", asked, "")
@@ -79,14 +77,22 @@ class Variables:
 
     def all(self, problems: list[KbuildError]) -> dict[str, str]:
         """Every variable's value; what cannot be worked out goes to `problems`, once."""
+        told: set[Origin | None] = set()
         for name, text in self._declared.items():
             try:
                 self.value(name, text)
             except InputError as error:
                 self._broken.add(name)
-                if not isinstance(error, Broken) and not any(error.origin == p.origin for p in problems):
+                if not isinstance(error, Broken) and error.origin not in told:
                     problems.append(error)
+                    told.add(error.origin)
         return dict(self._values)
+
+    def _undeclared(self, name: str, asked: Text) -> InputError:
+        self._missed += 1
+        hint = nearest(name, self._declared) if self._missed <= MOST_HINTS else ""
+        message = f"no variable {name!r} is declared"
+        return _error(message, "undefined-variable", asked, hint or "declare it under vars")
 
     def _replacement(self, match: re.Match[str], text: Text) -> str:
         dollar, name, brace = match.groups()

@@ -25,15 +25,18 @@ def workspace(tmp_path_factory) -> Workspace:
 @pytest.fixture(scope="session")
 def read(workspace):
     """Recipe text to a Recipe."""
+
     def read(text: str | bytes, **given: str):
         data = text.encode() if isinstance(text, str) else text
         return parse(data, "r.yaml", KINDS, workspace=workspace, set_vars=given)
+
     return read
 
 
 @pytest.fixture(scope="session")
 def problems():
     """The problems that a call raises, as (reason, line, column) in order."""
+
     def problems(call, *args, **given) -> list[tuple[str, int, int]]:
         with pytest.raises(KbuildError) as caught:
             call(*args, **given)
@@ -41,6 +44,7 @@ def problems():
         each = error.problems if isinstance(error, Problems) else [error]
         assert error.exit_code == 2
         return [(p.reason, p.origin.line, p.origin.column) for p in each]
+
     return problems
 
 

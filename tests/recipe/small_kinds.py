@@ -81,7 +81,8 @@ def layers_differ(name, declaration, declarations):
     assert all(each in declarations for each in seen)
     return [
         (f"layers.{at}", f"{each!r} is in it twice", "name it once")
-        for at, each in enumerate(seen) if each in seen[:at]
+        for at, each in enumerate(seen)
+        if each in seen[:at]
     ] + ([("layers", "more than five", "")] if len(seen) > 5 else [])
 
 

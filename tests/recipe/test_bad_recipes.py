@@ -4,7 +4,7 @@ import pytest
 
 from kairosbuild.core.errors import KbuildError
 
-HEAD = "version: 1\nname: t\nnodes:\n  base: {kind: base, image: x}\n"   # further nodes begin on line 5
+HEAD = "version: 1\nname: t\nnodes:\n  base: {kind: base, image: x}\n"  # further nodes begin on line 5
 DIGEST = "sha256:" + "0" * 64
 
 WHOLE = [
@@ -95,7 +95,10 @@ NODES = [
     ("  x: {kind: layer, piece: {}}\n", [("missing-field", 5, 27)]),
     ("  x: {kind: layer, piece: {source: tree, mod: 1}}\n", [("unknown-field", 5, 42)]),
     ("  x: {kind: layer, piece: {source: tree, after: bass}}\n", [("missing-node", 5, 49)]),
-    ("  x: {kind: layer, pieces: [{source: tree}, {mode: 9}]}\n", [("missing-field", 5, 45), ("bad-mode", 5, 52)]),
+    (
+        "  x: {kind: layer, pieces: [{source: tree}, {mode: 9}]}\n",
+        [("missing-field", 5, 45), ("bad-mode", 5, 52)],
+    ),
     ("  x: {kind: layer, pieces: {source: tree}}\n", [("wrong-type", 5, 28)]),
     ("  x: {kind: layer, named: {a: {source: nope}}}\n", [("missing-source", 5, 40)]),
     ("  x: {kind: layer, tree: /etc}\n", [("source-outside", 5, 26)]),
@@ -140,8 +143,14 @@ def test_all_problems_at_once(read, problems):
         "publish: {targets: [e]}\n"
     )
     assert problems(read, text) == [
-        ("out-of-range", 1, 10), ("unknown-field", 2, 1), ("cycle", 4, 24), ("unknown-field", 4, 27),
-        ("wrong-type", 4, 43), ("source-outside", 5, 33), ("unknown-kind", 6, 13), ("missing-node", 8, 21),
+        ("out-of-range", 1, 10),
+        ("unknown-field", 2, 1),
+        ("cycle", 4, 24),
+        ("unknown-field", 4, 27),
+        ("wrong-type", 4, 43),
+        ("source-outside", 5, 33),
+        ("unknown-kind", 6, 13),
+        ("missing-node", 8, 21),
     ]
 
 
@@ -168,7 +177,9 @@ def test_hint_says_what_would_be_right(read, text, hint):
 def test_message_begins_with_file_line_column(read):
     with pytest.raises(KbuildError) as caught:
         read(HEAD + "  x: {kind: layer, on: bass}\n")
-    assert str(caught.value).startswith("r.yaml:5:24: on: there is no node 'bass'\n  hint: did you mean 'base'?")
+    assert str(caught.value).startswith(
+        "r.yaml:5:24: on: there is no node 'bass'\n  hint: did you mean 'base'?"
+    )
 
 
 def test_a_cycle_is_a_path_that_closes(read):
@@ -188,7 +199,9 @@ def test_two_cycles_are_two_problems(read, problems):
 
 
 def test_a_long_chain_is_no_cycle_and_no_recursion(read):
-    nodes = "".join(f"  n{n}: {{kind: layer, on: {f'n{n + 1}' if n < 4999 else 'base'}}}\n" for n in range(5000))
+    nodes = "".join(
+        f"  n{n}: {{kind: layer, on: {f'n{n + 1}' if n < 4999 else 'base'}}}\n" for n in range(5000)
+    )
     assert len(read(HEAD + nodes).nodes) == 5001
 
 
@@ -219,3 +232,19 @@ def test_a_missing_file_is_an_input_error(workspace, tmp_path):
     with pytest.raises(KbuildError) as caught:
         load(tmp_path / "none.yaml", {}, workspace=workspace)
     assert (caught.value.reason, caught.value.exit_code) == ("no-recipe", 2)
+
+
+def test_what_is_wrong_many_times_is_still_told_soon(read, problems):
+    """Ten thousand times the same mistake: nothing here may be quadratic, or slow for each."""
+    pairs = "".join(
+        f"  a{n}: {{kind: layer, on: b{n}}}\n  b{n}: {{kind: layer, on: a{n}}}\n" for n in range(2000)
+    )
+    wrong = "".join(f"  n{n}: {{kind: layer, on: m{n}, x{n}: 1, from: '${{v{n}}}'}}\n" for n in range(3000))
+    broken = "vars:\n" + "".join(f"  v{n}: '${{w{n}}}'\n" for n in range(3000))
+    found = [reason for reason, _, _ in problems(read, HEAD + pairs + wrong + broken)]
+    assert {reason: found.count(reason) for reason in found} == {
+        "cycle": 20,
+        "missing-node": 3000,
+        "unknown-field": 3000,
+        "undefined-variable": 3000,
+    }

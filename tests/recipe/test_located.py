@@ -57,7 +57,9 @@ def test_tab_gets_a_hint():
     assert "spaces" in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["6.10", "no", "0755", "1e3", "2024-01-01", "0x10", "1_000", "on", "12:30:45"])
+@pytest.mark.parametrize(
+    "text", ["6.10", "no", "0755", "1e3", "2024-01-01", "0x10", "1_000", "on", "12:30:45"]
+)
 def test_scalars_stay_as_written(text):
     found = read(f"a: {text}\nb: '{text}'\n".encode(), "f.yaml")
     assert isinstance(found, Fields)

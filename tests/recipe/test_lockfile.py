@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kairosbuild.core.errors import InputError
@@ -12,7 +12,7 @@ GOLDEN = """\
 {
   "nodes": {
     "base": {
-      "checksum": "%(d)s",
+      "checksum": "DIGEST",
       "data": {
         "image": "x",
         "list": [
@@ -22,26 +22,29 @@ GOLDEN = """\
         "none": {}
       },
       "materials": [
-        {"digest": "%(d)s", "size": 5, "uri": "debian:pool/b.deb"},
-        {"digest": "%(d)s", "size": 0, "uri": "https://example.com/ä"}
+        {"digest": "DIGEST", "size": 5, "uri": "debian:pool/b.deb"},
+        {"digest": "DIGEST", "size": 0, "uri": "https://example.com/ä"}
       ]
     }
   },
   "toolchain": {
     "image": {
-      "checksum": "%(d)s",
+      "checksum": "DIGEST",
       "data": {},
       "materials": []
     }
   },
   "version": 1
 }
-""" % {"d": DIGEST}
+""".replace("DIGEST", DIGEST)
 LOCK = LockFile(
-    nodes={"base": LockEntry(
-        DIGEST, {"none": {}, "image": "x", "list": [1, {"b": 2, "a": 1}]},
-        (Pin("debian:pool/b.deb", DIGEST, 5), Pin("https://example.com/ä", DIGEST, 0)),
-    )},
+    nodes={
+        "base": LockEntry(
+            DIGEST,
+            {"none": {}, "image": "x", "list": [1, {"b": 2, "a": 1}]},
+            (Pin("debian:pool/b.deb", DIGEST, 5), Pin("https://example.com/ä", DIGEST, 0)),
+        )
+    },
     toolchain={"image": LockEntry(DIGEST)},
 )
 
@@ -72,18 +75,33 @@ def test_the_same_lock_does_not_touch_its_file(tmp_path: Path):
 
 json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8")),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 digests = st.binary(min_size=32, max_size=32).map(lambda raw: "sha256:" + raw.hex())
 entries = st.builds(
-    LockEntry, digests, st.dictionaries(st.text("ab\"\\\n"), json, max_size=3),
-    st.lists(st.builds(Pin, st.from_regex(r"[a-z]{1,5}:[!-~]{1,9}", fullmatch=True).filter(lambda u: ".." not in u),
-                       digests, st.integers(0, 1 << 50)), max_size=3).map(tuple),
+    LockEntry,
+    digests,
+    st.dictionaries(st.text('ab"\\\n'), json, max_size=3),
+    st.lists(
+        st.builds(
+            Pin,
+            st.from_regex(r"[a-z]{1,5}:[!-~]{1,9}", fullmatch=True).filter(lambda u: ".." not in u),
+            digests,
+            st.integers(0, 1 << 50),
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 
 
-@given(st.dictionaries(st.text("abc"), entries, max_size=3), st.dictionaries(st.text("abc"), entries, max_size=2))
+@given(
+    st.dictionaries(st.text("abc"), entries, max_size=3), st.dictionaries(st.text("abc"), entries, max_size=2)
+)
+@settings(max_examples=40)
 def test_any_lock_comes_back(nodes, toolchain):
     lock = LockFile(nodes, toolchain)
     assert loads(dumps(lock), "x.lock") == lock
@@ -145,6 +163,6 @@ def test_a_damaged_line_is_named():
 def test_any_damage_is_an_input_error_or_a_lock(put, at, drop):
     data = GOLDEN.encode()
     try:
-        loads(data[:at] + put + data[at + drop:], "os.lock")
+        loads(data[:at] + put + data[at + drop :], "os.lock")
     except InputError as error:
         assert error.hint

@@ -18,7 +18,7 @@ vars: {release: 6.10, where: "${root}/etc", root: tree, answer: 4}
 epoch: 1700000000
 platform: linux/arm64
 nodes:
-  base: {kind: base, image: "debian:${release}", sha256: %(hex)s}
+  base: {kind: base, image: "debian:${release}", sha256: HEX}
   all:
     kind: layer
     on: base
@@ -31,7 +31,7 @@ nodes:
     space: 2G
     wait: 10m
     permissions: 644
-    sha256: sha256:%(hex)s
+    sha256: sha256:HEX
     tree: ${where}
     extra: {one: tree/etc/motd, "t.w": inward/etc}
     inputs: {b: base}
@@ -48,7 +48,7 @@ nodes:
   small: {kind: layer}
   os: {kind: image, layers: [small, all]}
 publish: {targets: [os], to: "example.com/os/${release}", tags: [a, "b"], requires: [all]}
-""" % {"hex": HEX}
+""".replace("HEX", HEX)
 
 
 def test_every_field_is_normalised(read):
@@ -57,21 +57,43 @@ def test_every_field_is_normalised(read):
     assert node.spec == {
         "install": ["a", "6.10", "no", "6.10"],
         "labels": {"on": "yes", "8080": "1", "a.b": "010"},
-        "from_": "x", "release": "42", "count": 4, "quick": True, "space": 2 << 30, "wait": 600,
-        "permissions": "0644", "sha256": f"sha256:{HEX}",
-        "piece": {"mode": "0644"}, "pieces": [{"mode": "0600"}, {"mode": "0644"}],
-        "named": {"n": {"mode": "0644"}}, "even": 4,
+        "from_": "x",
+        "release": "42",
+        "count": 4,
+        "quick": True,
+        "space": 2 << 30,
+        "wait": 600,
+        "permissions": "0644",
+        "sha256": f"sha256:{HEX}",
+        "piece": {"mode": "0644"},
+        "pieces": [{"mode": "0600"}, {"mode": "0644"}],
+        "named": {"n": {"mode": "0644"}},
+        "even": 4,
     }
     assert node.refs == {
-        "on": ("base",), "inputs.b": ("base",), "piece.after": ("base",),
-        "pieces.0.after": (), "pieces.1.after": (), "named.n.after": ("base",),
+        "on": ("base",),
+        "inputs.b": ("base",),
+        "piece.after": ("base",),
+        "pieces.0.after": (),
+        "pieces.1.after": (),
+        "named.n.after": ("base",),
     }
     assert node.sources == {
-        "tree": "tree/etc", "extra.one": "tree/etc/motd", "extra.t.w": "inward/etc", "piece.source": "tree",
-        "pieces.0.source": "tree", "pieces.1.source": "inward", "named.n.source": "tree/etc",
+        "tree": "tree/etc",
+        "extra.one": "tree/etc/motd",
+        "extra.t.w": "inward/etc",
+        "piece.source": "tree",
+        "pieces.0.source": "tree",
+        "pieces.1.source": "inward",
+        "named.n.source": "tree/etc",
     }
     assert node.hints == {
-        "retries": 3, "timeout": 7200, "cpu": 2, "memory": 512 << 20, "tags": ["slow"], "doc": "everything",
+        "retries": 3,
+        "timeout": 7200,
+        "cpu": 2,
+        "memory": 512 << 20,
+        "tags": ["slow"],
+        "doc": "everything",
     }
     assert (node.origin.line, node.origin.column) == (9, 3)
 
@@ -79,12 +101,25 @@ def test_every_field_is_normalised(read):
 def test_the_kind_sees_its_spec(read):
     nodes = {node.name: node for node in read(FULL).nodes}
     assert typed_spec(LayerSpec, nodes["all"]) == LayerSpec(
-        on="base", install=("a", "6.10", "no", "6.10"), labels={"on": "yes", "8080": "1", "a.b": "010"},
-        from_="x", release="42", count=4, quick=True, space=2 << 30, wait=600, permissions="0644",
-        sha256=f"sha256:{HEX}", tree="tree/etc", extra={"one": "tree/etc/motd", "t.w": "inward/etc"},
-        inputs={"b": "base"}, piece=Piece(source="tree", after="base"),
+        on="base",
+        install=("a", "6.10", "no", "6.10"),
+        labels={"on": "yes", "8080": "1", "a.b": "010"},
+        from_="x",
+        release="42",
+        count=4,
+        quick=True,
+        space=2 << 30,
+        wait=600,
+        permissions="0644",
+        sha256=f"sha256:{HEX}",
+        tree="tree/etc",
+        extra={"one": "tree/etc/motd", "t.w": "inward/etc"},
+        inputs={"b": "base"},
+        piece=Piece(source="tree", after="base"),
         pieces=(Piece(source="tree", mode="0600"), Piece(source="inward")),
-        named={"n": Piece(source="tree/etc", after="base")}, even=4, retries=3,
+        named={"n": Piece(source="tree/etc", after="base")},
+        even=4,
+        retries=3,
     )
     assert typed_spec(LayerSpec, nodes["small"]) == LayerSpec()
     assert typed_spec(ImageSpec, nodes["os"]) == ImageSpec(layers=("small", "all"))
@@ -92,12 +127,21 @@ def test_the_kind_sees_its_spec(read):
 
 def test_the_top(read):
     recipe = read(FULL)
-    assert (recipe.name, recipe.file, recipe.epoch, recipe.platform) == ("full", "r.yaml", 1700000000, "linux/arm64")
+    assert (recipe.name, recipe.file, recipe.epoch, recipe.platform) == (
+        "full",
+        "r.yaml",
+        1700000000,
+        "linux/arm64",
+    )
     assert recipe.vars == {"release": "6.10", "where": "tree/etc", "root": "tree", "answer": "4"}
     assert [node.name for node in recipe.nodes] == ["base", "all", "small", "os"]
     publish = recipe.publish
     assert (publish.targets, publish.to, publish.tags, publish.requires) == (
-        ("os",), "example.com/os/6.10", ("a", "b"), ("all",))
+        ("os",),
+        "example.com/os/6.10",
+        ("a", "b"),
+        ("all",),
+    )
 
 
 def test_defaults_of_the_top(read):
@@ -108,9 +152,11 @@ def test_defaults_of_the_top(read):
 
 def test_a_default_written_out_is_the_same_declaration(read):
     short = read("version: 1\nnodes: {x: {kind: layer}}").nodes[0]
-    long = read('version: 1\nnodes: {x: {kind: layer, install: [], labels: {}, from: "", release: 43, count: 1, '
-                'quick: false, space: 0, wait: 0, permissions: "755", extra: {}, inputs: {}, pieces: [], '
-                'named: {}, even: 0}}').nodes[0]
+    long = read(
+        'version: 1\nnodes: {x: {kind: layer, install: [], labels: {}, from: "", release: 43, count: 1, '
+        'quick: false, space: 0, wait: 0, permissions: "755", extra: {}, inputs: {}, pieces: [], '
+        "named: {}, even: 0}}"
+    ).nodes[0]
     assert short == long
 
 
@@ -126,13 +172,26 @@ def test_set_wins_and_is_not_expanded(read):
     assert read(text, a="${b}").nodes[0].spec["image"] == "${b}-${b}"
 
 
-@pytest.mark.parametrize(("written", "value"), [
-    ("$$", "$"), ("$${a}", "${a}"), ("$HOME", "$HOME"), ("$(date)", "$(date)"), ("a$", "a$"), ("$$$$", "$$"),
-    ("$${a}${a}$", "${a}1$"), ("x${a}y${a}z", "x1y1z"),
-])
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("$$", "$"),
+        ("$${a}", "${a}"),
+        ("$HOME", "$HOME"),
+        ("$(date)", "$(date)"),
+        ("a$", "a$"),
+        ("$$$$", "$$"),
+        ("$${a}${a}$", "${a}1$"),
+        ("x${a}y${a}z", "x1y1z"),
+    ],
+)
 def test_dollar_signs(read, written, value):
-    assert read(f"version: 1\nvars: {{a: 1}}\nnodes: {{n: {{kind: base, image: '{written}'}}}}").nodes[0].spec[
-        "image"] == value
+    assert (
+        read(f"version: 1\nvars: {{a: 1}}\nnodes: {{n: {{kind: base, image: '{written}'}}}}")
+        .nodes[0]
+        .spec["image"]
+        == value
+    )
 
 
 def test_a_quoted_number_from_a_variable_is_a_number(read):

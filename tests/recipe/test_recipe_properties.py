@@ -11,7 +11,9 @@ from kairosbuild.recipe.declaration import Recipe
 from kairosbuild.recipe.instances import typed_spec
 
 words = st.text("abcdefghij0123456789-.", min_size=1, max_size=6)
-quoted = st.text(st.characters(codec="utf-8", exclude_characters="\x00", exclude_categories=["Cc", "Cs", "Cn"]), max_size=8)
+quoted = st.text(
+    st.characters(codec="utf-8", exclude_characters="\x00", exclude_categories=["Cc", "Cs", "Cn"]), max_size=8
+)
 
 
 def yaml(value: object) -> str:
@@ -48,8 +50,12 @@ def recipes(draw) -> dict:
             "release": st.sampled_from(["42", "43", "rawhide"]),
             "space": st.sampled_from(["1K", "5M", "0"]),
             "inputs": st.dictionaries(words, st.sampled_from(names[:at]), max_size=2) if at else st.just({}),
-            "pieces": st.lists(st.fixed_dictionaries({"source": st.just("tree")}, optional={
-                "mode": st.sampled_from(["0600", "755"])}), max_size=2),
+            "pieces": st.lists(
+                st.fixed_dictionaries(
+                    {"source": st.just("tree")}, optional={"mode": st.sampled_from(["0600", "755"])}
+                ),
+                max_size=2,
+            ),
         }
         nodes[name] = draw(st.fixed_dictionaries({"kind": st.just("layer")}, optional=optional))
         if at and draw(st.booleans()):
@@ -59,6 +65,7 @@ def recipes(draw) -> dict:
 
 
 @given(recipes(), st.randoms(use_true_random=False))
+@settings(max_examples=60)
 def test_order_of_mappings_never_changes_a_declaration(read, recipe, chance):
     one, other = read(yaml(recipe)), read(yaml(shuffled(recipe, chance)))
     assert {n.name: n for n in one.nodes} == {n.name: n for n in other.nodes}
@@ -67,6 +74,7 @@ def test_order_of_mappings_never_changes_a_declaration(read, recipe, chance):
 
 
 @given(recipes())
+@settings(max_examples=60)
 def test_values_arrive_as_written(read, recipe):
     for node in read(yaml(recipe)).nodes:
         written, spec = recipe["nodes"][node.name], typed_spec(LayerSpec, node)
@@ -85,12 +93,60 @@ def survives(read, data) -> None:
         assert error.reason and str(error)
 
 
-pieces = st.sampled_from([
-    "version: 1\n", "name: x\n", "nodes:\n", "  a: ", "  b: {kind: layer, on: a}\n", "kind: layer", "{", "}", "[", "]",
-    ", ", ": ", "\n", "  ", "- ", "'", '"', "&a ", "*a", "!!x ", "? ", "| \n", "> \n", "${a}", "${", "$$", "~", "---\n",
-    "...\n", "%YAML 1.1\n", "#", "\t", "\\", "\\x00", "vars: {a: 1}\n", "publish: ", "install: ", "pieces: ",
-    "source: tree", "labels: ", "count: ", "space: ", "tree: ", "/", "..", "\u2028", "\x85", "\ufeff", "é", "😀",
-])
+pieces = st.sampled_from(
+    [
+        "version: 1\n",
+        "name: x\n",
+        "nodes:\n",
+        "  a: ",
+        "  b: {kind: layer, on: a}\n",
+        "kind: layer",
+        "{",
+        "}",
+        "[",
+        "]",
+        ", ",
+        ": ",
+        "\n",
+        "  ",
+        "- ",
+        "'",
+        '"',
+        "&a ",
+        "*a",
+        "!!x ",
+        "? ",
+        "| \n",
+        "> \n",
+        "${a}",
+        "${",
+        "$$",
+        "~",
+        "---\n",
+        "...\n",
+        "%YAML 1.1\n",
+        "#",
+        "\t",
+        "\\",
+        "\\x00",
+        "vars: {a: 1}\n",
+        "publish: ",
+        "install: ",
+        "pieces: ",
+        "source: tree",
+        "labels: ",
+        "count: ",
+        "space: ",
+        "tree: ",
+        "/",
+        "..",
+        "\u2028",
+        "\x85",
+        "\ufeff",
+        "é",
+        "😀",
+    ]
+)
 
 
 @given(st.lists(pieces, max_size=40).map("".join))
@@ -105,22 +161,39 @@ def test_any_bytes_are_a_recipe_or_an_error(read, data):
 
 
 @given(recipes(), st.data())
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_a_damaged_recipe_is_a_recipe_or_an_error(read, recipe, data):
     text = yaml(recipe).encode()
     at = data.draw(st.integers(0, len(text)))
     put = data.draw(st.one_of(st.binary(max_size=3), pieces.map(str.encode)))
-    survives(read, text[:at] + put + text[at + data.draw(st.integers(0, 4)):])
+    survives(read, text[:at] + put + text[at + data.draw(st.integers(0, 4)) :])
 
 
-scalar = st.one_of(words, st.sampled_from(["${a}", "tree", "../x", "", "~", "base"]), st.integers(), st.booleans())
-trees = st.recursive(scalar, lambda inner: st.one_of(
-    st.lists(inner, max_size=3),
-    st.dictionaries(st.one_of(words, st.sampled_from(["kind", "on", "install", "pieces", "named", "source", "labels"])),
-                    inner, max_size=4)), max_leaves=12)
+scalar = st.one_of(
+    words, st.sampled_from(["${a}", "tree", "../x", "", "~", "base"]), st.integers(), st.booleans()
+)
+trees = st.recursive(
+    scalar,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.one_of(
+                words, st.sampled_from(["kind", "on", "install", "pieces", "named", "source", "labels"])
+            ),
+            inner,
+            max_size=4,
+        ),
+    ),
+    max_leaves=12,
+)
 
 
-@given(st.dictionaries(words, st.one_of(trees, trees.map(lambda t: {"kind": "layer", "named": t, "on": t})), max_size=3),
-       trees, trees)
+@given(
+    st.dictionaries(
+        words, st.one_of(trees, trees.map(lambda t: {"kind": "layer", "named": t, "on": t})), max_size=3
+    ),
+    trees,
+    trees,
+)
 def test_any_tree_is_a_recipe_or_an_error(read, nodes, variables, publish):
     survives(read, yaml({"version": 1, "nodes": nodes, "vars": variables, "publish": publish}))

@@ -25,7 +25,10 @@ def test_found_by_walking_up(tmp_path: Path):
     assert (found.defaults.jobs, found.defaults.keep_going, found.defaults.progress) == (3, True, "plain")
     assert found.mirrors == {"debian": "http://deb.debian.org/debian"}
     assert found.cache.dir == tmp_path / ".store"
-    assert (found.cache.from_, found.cache.to) == (("registry.example.com/cache",), "registry.example.com/cache")
+    assert (found.cache.from_, found.cache.to) == (
+        ("registry.example.com/cache",),
+        "registry.example.com/cache",
+    )
     assert (found.registry.to, found.registry.insecure, found.toolchain.suite) == ("oci:out", True, "sid")
 
 
@@ -42,7 +45,9 @@ def test_recipe_files_are_found_once_and_sorted(tmp_path: Path):
     assert find(tmp_path).recipe_files() == (tmp_path / "r" / "a.yaml", tmp_path / "r" / "b.yaml")
 
 
-@pytest.mark.parametrize(("recipe", "root"), [("w/recipes/os.yaml", "w"), ("w/os.yaml", "w"), ("w/sub/os.yaml", "w/sub")])
+@pytest.mark.parametrize(
+    ("recipe", "root"), [("w/recipes/os.yaml", "w"), ("w/os.yaml", "w"), ("w/sub/os.yaml", "w/sub")]
+)
 def test_defaults_without_one(here: Path, recipe, root):
     found = find(here, here / recipe)
     assert (found.root, found.file, found.cache.dir) == (here / root, None, here / root / "cache")
@@ -89,7 +94,9 @@ def test_bad_workspace_file(tmp_path: Path, text, reason, line, column):
 def test_the_person_wins_over_the_workspace(tmp_path: Path):
     (tmp_path / "BUILD.yaml").write_text(FULL)
     mine = tmp_path / "config.yaml"
-    mine.write_text("mirrors: {debian: 'http://near/debian', other: 'https://o'}\ncache: {dir: /big/cache, from: []}\n")
+    mine.write_text(
+        "mirrors: {debian: 'http://near/debian', other: 'https://o'}\ncache: {dir: /big/cache, from: []}\n"
+    )
     found = find(tmp_path, user=mine)
     assert found.mirrors == {"debian": "http://near/debian", "other": "https://o"}
     assert (found.cache.dir, found.cache.from_) == (Path("/big/cache"), ())
@@ -103,9 +110,14 @@ def test_the_persons_home_is_expanded(tmp_path: Path, monkeypatch):
     assert find(tmp_path, user=mine).cache.dir == Path("/home/somebody/cache")
 
 
-@pytest.mark.parametrize(("text", "reason"), [
-    ("toolchain: {suite: sid}", "unknown-field"), ("cache: {dir: relative}", "bad-value"), ("[]", "wrong-type"),
-])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("toolchain: {suite: sid}", "unknown-field"),
+        ("cache: {dir: relative}", "bad-value"),
+        ("[]", "wrong-type"),
+    ],
+)
 def test_bad_settings_of_the_person(tmp_path: Path, text, reason):
     mine = tmp_path / "config.yaml"
     mine.write_text(text)
@@ -121,4 +133,6 @@ def test_no_settings_file_is_fine(tmp_path: Path):
 def test_where_the_settings_are():
     assert user_file({"XDG_CONFIG_HOME": "/c", "HOME": "/h"}) == Path("/c/kairosbuild/config.yaml")
     assert user_file({"HOME": "/h"}) == Path("/h/.config/kairosbuild/config.yaml")
-    assert user_file({"XDG_CONFIG_HOME": "relative", "HOME": "/h"}) == Path("/h/.config/kairosbuild/config.yaml")
+    assert user_file({"XDG_CONFIG_HOME": "relative", "HOME": "/h"}) == Path(
+        "/h/.config/kairosbuild/config.yaml"
+    )
