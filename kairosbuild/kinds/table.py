@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from kairosbuild.graph.node import Kind, KindTable
+from kairosbuild.kinds.base import Base
 from kairosbuild.kinds.boot_test import BootTest
 from kairosbuild.kinds.disk import Disk
 from kairosbuild.kinds.fetch import Fetch
 from kairosbuild.kinds.image import Image
+from kairosbuild.kinds.kernel import Kernel
 from kairosbuild.kinds.overlay import Overlay
+from kairosbuild.kinds.packages import Packages
 from kairosbuild.kinds.run import Rule, Run
 from kairosbuild.kinds.tools import Tools
 
 _KINDS: tuple[Kind, ...] = (
+    Base(),
     BootTest(),
     Disk(),
     Fetch(),
     Image(),
+    Kernel(),
     Overlay(),
+    Packages(),
     Rule(),
     Run(),
     Tools(),

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kairosbuild.core.canonical import dumps
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError, nearest
 from kairosbuild.graph.node import Locked, Locker, Material, Outputs, Task
+from kairosbuild.graph.stack import layer_outputs
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import text, texts
 
@@ -27,11 +27,8 @@ PURPOSES: dict[str, tuple[str, ...]] = {
         *SHELL, "erofs-utils", "e2fsprogs", "mtools", "dosfstools", "fdisk", "cryptsetup-bin", "qemu-utils",
         "zstd", "xz-utils", "gzip", "cpio", "kmod",
     ),
-    "boot": (
-        *SHELL, "systemd-boot-efi", "busybox-static", "cryptsetup-bin", "kmod", "xz-utils", "zstd", "cpio",
-        "util-linux", "erofs-utils",
-    ),
-    "qemu": (*SHELL, "qemu-system-x86", "qemu-utils", "ovmf", "swtpm"),
+    "boot": ("systemd-boot-efi", "busybox-static", "dmsetup"),
+    "qemu": (*SHELL, "qemu-system-x86", "ovmf"),
     "apt": (*SHELL, "apt", "dpkg"),
     "sandbox": (*SHELL, "bubblewrap", "uidmap", "util-linux"),
 }  # fmt: skip
@@ -101,13 +98,8 @@ class Tools:
             added = [*merged_links(architecture), *((Entry(f, "dir", 0o755), None) for f in _FOLDERS)]
             for entry, content in added:
                 items.setdefault(entry.path, (entry, content))
-            index = task.put_bytes(write_layer(map(_plain, items.values()), out, 0, flat_time=True))
-        layer = task.put_file(made)
-        return {
-            "layer": layer,
-            "index": index,
-            "stack": task.put_bytes(dumps([{"layer": layer.json(), "index": index.json()}])),
-        }
+            index = write_layer(map(_plain, items.values()), out, 0, flat_time=True)
+        return layer_outputs(task, made, index)
 
 
 def wanted(spec: ToolsSpec) -> tuple[str, ...]:
@@ -126,7 +118,7 @@ def wanted(spec: ToolsSpec) -> tuple[str, ...]:
 
 def declaration_for(purpose: str) -> Declaration:
     """The node that stands for a built-in tools tree, named `tools:PURPOSE`."""
-    spec: dict[str, Any] = {"purpose": purpose, "packages": (), "suite": SUITE}
+    spec: dict[str, Any] = {"purpose": purpose, "packages": [], "suite": SUITE}
     wanted(ToolsSpec(purpose=purpose))
     return Declaration(f"tools:{purpose}", "tools", spec)
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from kairosbuild.core.digest import Blob, of_bytes
+from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import HostError, InputError, nearest
 from kairosbuild.sources.openpgp import DEBIAN, signed_text
 from kairosbuild.sources.stanza import Index, Package, alternatives, fields
@@ -32,6 +32,11 @@ class Suite:
     mirror: str
     name: str
     components: tuple[str, ...] = ("main",)
+
+    @property
+    def label(self) -> str:
+        """How apt names what it keeps of a suite, less the host."""
+        return f"{self.mirror}_dists_{self.name}"
 
     def json(self) -> dict[str, Any]:
         """The form this takes in a lock."""
@@ -71,10 +76,9 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """Suites as one: their verified releases, their `Packages` as plain bytes, and an index over all."""
+    """Suites as one: their verified releases, and an index over all their packages."""
 
     releases: tuple[Release, ...]
-    packages: tuple[tuple[Release, str, bytes], ...]
     index: Index
 
     def newest(self, name: str) -> Package:
@@ -105,14 +109,13 @@ def open_archive(
     Raises HostError (`bad-signature`, `wrong-suite`, those of a fetch) and InputError (`debian-component`).
     """
     releases = tuple(_release(suite, fetch, keyring) for suite in wanted)
-    packages = []
+    files = []
     for release in releases:
         for component in release.suite.components:
             uri, blob = release.index(component, architecture)
-            path = fetch(uri, digest=blob.digest, size=blob.size)
-            packages.append((release, component, _plain(path, blob.digest)))
-    index = _index(tuple((r.suite.mirror, _Hashed(data)) for r, _, data in packages))
-    return Archive(releases, tuple(packages), index)
+            label = f"{release.suite.label}_{component}_binary-{architecture}_Packages"
+            files.append((label, blob.digest, fetch(uri, digest=blob.digest, size=blob.size)))
+    return Archive(releases, _index(tuple(files)))
 
 
 def closure(index: Index, names: Iterable[str], without: Iterable[str] = ()) -> list[Package]:
@@ -177,28 +180,7 @@ def _release(suite: Suite, fetch: Fetch, keyring: Path) -> Release:
     return Release(suite, text, files)
 
 
-@lru_cache(8)
-def _plain(path: Path, digest: str) -> bytes:
-    """The decompressed index; remembered, since every node that locks asks for the same few."""
-    return lzma.decompress(path.read_bytes())
-
-
-class _Hashed:
-    """Bytes that compare by their digest, so that an index is made once for the same files."""
-
-    __slots__ = ("data", "digest")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.digest = of_bytes(data).digest
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashed) and other.digest == self.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-
 @lru_cache(4)
-def _index(files: tuple[tuple[str, _Hashed], ...]) -> Index:
-    return Index((mirror, file.data) for mirror, file in files)
+def _index(files: tuple[tuple[str, str, Path], ...]) -> Index:
+    """Remembered by label and digest, since every node that locks asks for the same few."""
+    return Index((label, lzma.decompress(path.read_bytes())) for label, _, path in files)

@@ -7,8 +7,9 @@ a quarter of a second where parsing all takes more than one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from kairosbuild.sources.version import newest_last
@@ -63,17 +64,21 @@ def alternatives(relation: str) -> list[list[str]]:
 
 
 class Index:
-    """The packages of one or more `Packages` files, each with the mirror its files are on."""
+    """The packages of one or more `Packages` files, each given as (label, bytes).
+
+    A label is `MIRROR_REST`; the packages' files are on that mirror.
+    """
 
     def __init__(self, files: Iterable[tuple[str, bytes]]) -> None:
         self._paragraphs: dict[str, list[tuple[str, bytes]]] = {}
         self._providers: dict[str, set[str]] | None = None
-        self._essential: list[str] = []
-        for mirror, data in files:
+        self.labels: list[str] = []
+        for label, data in files:
+            self.labels.append(label)
             for paragraph in data.split(b"\n\n"):
                 if paragraph.startswith(b"Package: "):
                     name = paragraph[9 : paragraph.find(b"\n")].decode("ascii", "replace")
-                    self._paragraphs.setdefault(name, []).append((mirror, paragraph))
+                    self._paragraphs.setdefault(name, []).append((label, paragraph))
 
     def __contains__(self, name: object) -> bool:
         return name in self._paragraphs
@@ -83,17 +88,17 @@ class Index:
 
     def candidates(self, name: str) -> list[tuple[Package, Mapping[str, str]]]:
         """Every version of a package, newest first, with its fields."""
-        found = [_package(mirror, paragraph) for mirror, paragraph in self._paragraphs.get(name, ())]
+        found = [_package(label, paragraph) for label, paragraph in self._paragraphs.get(name, ())]
         return sorted(found, key=lambda pair: newest_last(pair[0].version), reverse=True)
 
     def newest(self, name: str) -> tuple[Package, Mapping[str, str]]:
         """The newest version of a package; KeyError when there is none."""
         return self.candidates(name)[0] if name in self._paragraphs else _absent(name)
 
-    def at(self, uri: str) -> Package | None:
-        """The package whose file this is, by its uri."""
+    def at(self, uri: str, digest: str) -> Mapping[str, str] | None:
+        """What the index says of the package whose file this is; None when it has that no longer."""
         name = uri.rpartition("/")[2].partition("_")[0]
-        return next((package for package, _ in self.candidates(name) if package.uri == uri), None)
+        return next((found for package, found in self.candidates(name) if package.digest == digest), None)
 
     def providers(self, virtual: str) -> list[str]:
         """The packages that say they provide this name, sorted."""
@@ -103,6 +108,29 @@ class Index:
                 for given in provided.split(","):
                     self._providers.setdefault(given.partition("(")[0].strip(), set()).add(name)
         return sorted(self._providers.get(virtual, ()))
+
+    def within_reach(self, names: Iterable[str], fields: Sequence[str]) -> set[str]:
+        """Every package that what these fields say could bring in, over any alternative and any provider."""
+        seen: set[str] = set()
+        todo = list(names)
+        while todo:
+            name = todo.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            todo += self.providers(name)
+            for _, found in self.candidates(name):
+                for field in fields:
+                    todo += chain.from_iterable(alternatives(found.get(field, "")))
+        return seen & self._paragraphs.keys()
+
+    def part(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The files as they would be if they had these packages only, by label."""
+        parts: dict[str, list[bytes]] = {label: [] for label in self.labels}
+        for name in sorted(names):
+            for label, paragraph in self._paragraphs.get(name, ()):
+                parts[label].append(paragraph.strip(b"\n") + b"\n\n")
+        return {label: b"".join(found) for label, found in parts.items()}
 
     def having(self, field: str, value: str) -> list[str]:
         """The packages of which some version has this value in this field, sorted."""
@@ -124,13 +152,13 @@ def _absent(name: str) -> Any:
     raise KeyError(name)
 
 
-def _package(mirror: str, paragraph: bytes) -> tuple[Package, Mapping[str, str]]:
+def _package(label: str, paragraph: bytes) -> tuple[Package, Mapping[str, str]]:
     found = fields(paragraph)
     package = Package(
         found["Package"],
         found["Version"],
         found["Architecture"],
-        f"{mirror}:{found['Filename']}",
+        f"{label.partition('_')[0]}:{found['Filename']}",
         "sha256:" + found["SHA256"],
         int(found["Size"]),
     )
