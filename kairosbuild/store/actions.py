@@ -104,8 +104,7 @@ class ActionCache:
             if not _is_ours(key, raw, mode, value):
                 yield str(key), 0.0, None
             elif key.startswith(_RECORD):
-                name = key[len(_RECORD) :]
-                yield name, float(used or 0), value if records.loads(name, value) else None
+                yield key[len(_RECORD) :], float(used or 0), value if _is_sound(key, value) else None
 
     def since(self, when: float) -> list[bytes]:
         """The bytes of all records that were put or used since then (Unix seconds)."""
@@ -145,14 +144,16 @@ class ActionCache:
 
     def sweep(self, before: float) -> int:
         """Forget unsound rows, and names whose record is gone if older than `before`; returns how many."""
-        sound = {key for key, _, data in self.all() if data is not None}
-        query = "SELECT rowid, key, raw, mode, store_time, value FROM Cache"
+        query = "SELECT rowid, store_time, key, raw, mode, value FROM Cache"
+        rows = self._query(query)  # once: a record put meanwhile must not look like one of neither kind
+        ours = [(key, value) for _, _, key, raw, mode, value in rows if _is_ours(key, raw, mode, value)]
+        sound = {key[len(_RECORD) :] for key, value in ours if _is_sound(key, value)}
         doomed = [
-            (rowid,)
-            for rowid, key, raw, mode, stored, value in self._query(query)
+            (rowid, stored)
+            for rowid, stored, key, raw, mode, value in rows
             if not _is_ours(key, raw, mode, value) or _is_idle(key, value, stored, sound, before)
         ]
-        return self._execute("DELETE FROM Cache WHERE rowid = ?", doomed)
+        return self._execute("DELETE FROM Cache WHERE rowid = ? AND store_time IS ?", doomed)
 
     def close(self) -> None:
         """Give the database handles of this thread back."""
@@ -310,6 +311,10 @@ def _is_ours(key: object, raw: object, mode: object, value: object) -> bool:
     """Whether a row is text → plain bytes, under a key we could have made."""
     plain = raw == 1 and mode == 1 and type(value) is bytes  # diskcache.core.MODE_RAW
     return plain and isinstance(key, str) and key.startswith((_RECORD, _LAST))
+
+
+def _is_sound(key: str, value: bytes) -> bool:
+    return key.startswith(_RECORD) and records.loads(key[len(_RECORD) :], value) is not None
 
 
 def _is_idle(key: str, value: bytes, stored: object, sound: set[str], before: float) -> bool:

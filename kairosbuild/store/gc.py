@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -62,11 +63,11 @@ class Collection:
     ) -> None:
         self._store = store
         self._budget = keep_bytes
-        self._began = time.time()
-        self._oldest = 0.0 if keep_age is None else self._began - keep_age
+        self._began = _now(store)
+        self._oldest = 0.0 if keep_age is None else time.time() - keep_age
         self._dry = dry_run
         self._holdings = store.leases.live()
-        self._cutoff = min([self._began - grace, *(held.started for held in self._holdings)])
+        self._cutoff = min([self._began - grace, *(held.started / 1e9 for held in self._holdings)])
         self._files: dict[str, _File] = {}
         self._marked: set[str] = set()
         self._total = 0
@@ -199,7 +200,10 @@ class Collection:
     def _sweep_leftovers(self) -> None:
         """What killed processes left: temporary files, damaged ones set aside, locks, files nobody knows."""
         for path in self._leftovers():
-            status = os.lstat(path)
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:  # of a running build
+                continue
             if status.st_ctime >= self._cutoff:
                 continue
             if not self._dry and not self._store.trees.destroy(path):
@@ -233,11 +237,20 @@ def collect(
         return Collection(store, keep_bytes=keep_bytes, keep_age=keep_age, grace=grace, dry_run=dry_run).run()
 
 
+def _now(store: Store) -> float:
+    """The time by the clock that stamps files, which is coarser than time.time() and so behind it."""
+    marker = store.root / "collected"
+    marker.touch()
+    return os.stat(marker).st_ctime
+
+
 def _scan(store: Store) -> Iterator[tuple[str, _File]]:
     for shard in os.scandir(store.root / "blobs" / "sha256"):
         for entry in os.scandir(shard.path):
-            if len(entry.name) == 64 and entry.is_file(follow_symlinks=False):
+            with suppress(FileNotFoundError):  # set aside meanwhile
                 status = entry.stat(follow_symlinks=False)
+                if len(entry.name) != 64 or not stat.S_ISREG(status.st_mode):
+                    continue
                 yield entry.name, _File(status.st_blocks * 512, status.st_size, status.st_ctime)
 
 

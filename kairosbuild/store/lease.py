@@ -11,14 +11,11 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-
-CLOCK_SLACK = 2.0  # seconds: file systems stamp with a coarser clock than time.time()
 
 
 class Gate:
@@ -85,9 +82,9 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A live lease as garbage collection sees it: since when (Unix seconds), by whom, over what."""
+    """A live lease as garbage collection sees it: since when (nanoseconds), by whom, over what."""
 
-    started: float
+    started: int
     who: str
     things: frozenset[str]
 
@@ -131,18 +128,18 @@ class Leases:
             with suppress(FileNotFoundError), open(entry.path, "rb") as stream:
                 if _dead(stream.fileno()):
                     os.unlink(entry.path)
-                elif holding := _parse(stream.read(), os.fstat(stream.fileno()).st_ctime):
+                elif holding := _parse(stream.read(), os.fstat(stream.fileno()).st_ctime_ns):
                     found.append(holding)
         return found
 
     def _begin(self, who: str) -> tuple[Lease, str]:
         """A new lease, locked before anyone can see its file."""
-        started = time.time()
         name = f"{os.getpid()}-{os.urandom(6).hex()}"
         hidden, path = f"{self._tmp}/{name}", f"{self._root}/{name}"
         handle = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         fcntl.flock(handle, fcntl.LOCK_EX)
-        os.write(handle, f"{started:.6f} {who}\n".encode())
+        started = os.fstat(handle).st_ctime_ns  # not time.time(): files are stamped by a coarser clock
+        os.write(handle, f"{started} {who}\n".encode())
         with self.gate:
             os.rename(hidden, path)
         return Lease(handle), path
@@ -156,11 +153,8 @@ def _dead(handle: int) -> bool:
     return True
 
 
-def _parse(data: bytes, changed: float) -> Holding:
+def _parse(data: bytes, changed: int) -> Holding:
     head, *things = data.decode(errors="replace").splitlines() or [""]
     started, _, who = head.partition(" ")
-    try:
-        since = float(started)
-    except ValueError:
-        since = changed
-    return Holding(since - CLOCK_SLACK, who, frozenset(things))
+    since = int(started) if started.isdecimal() else changed
+    return Holding(since, who, frozenset(things))
