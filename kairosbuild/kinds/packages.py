@@ -119,7 +119,7 @@ def _below(upstream: Sequence[tuple[str, Any, Locked]]) -> _Below:
         raise InputError(
             f"what is installed in a node of kind {kind!r} is not known: nothing can be put on it",
             reason="packages-upstream",
-            hint="put `packages` on a base (bootstrapped or an image) or on other packages, and the rest on top",
+            hint="put `packages` on a base or on other packages, and the rest on top",
         )
     before = locked.data.get("below", {"files": [], "removed": []})
     installed = {package["name"] for package in locked.data.get("packages", ())}

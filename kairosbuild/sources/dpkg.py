@@ -11,8 +11,9 @@ Steps = Sequence[tuple[str, Sequence[str]]]
 
 DROPPED = (
     # Bookkeeping that differs between equal runs.
-    "var/cache/ldconfig/aux-cache", "var/log/*.log", "var/log/apt/*", "var/lib/dpkg/*-old",
-    "var/lib/dpkg/lock*", "var/lib/dpkg/triggers/Lock", "var/cache/debconf/*-old", "var/cache/apt/*", "var/lib/apt/lists/*",
+    "var/cache/ldconfig/aux-cache", "var/cache/debconf/*-old", "var/cache/apt/*", "var/lib/apt/lists/*",
+    "var/lib/dpkg/*-old", "var/lib/dpkg/lock*", "var/lib/dpkg/triggers/Lock",
+    "var/log/*.log", "var/log/apt/*",
     "etc/*-", "etc/.pwd.lock", "run/*", "tmp/*", "var/tmp/*", "dev/*",
     # Identities and secrets that each machine has to make for itself.
     "var/lib/dbus/machine-id", "var/lib/systemd/random-seed", "var/lib/systemd/credential.secret",
