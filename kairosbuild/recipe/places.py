@@ -6,6 +6,7 @@ A build in which nothing changed starts here, so this imports little and reads l
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 FILE = "BUILD.yaml"
@@ -36,7 +37,7 @@ def plain_cache(start: str, recipe: str | None, user: str) -> str | None:
     return f"{root or default_root(start, recipe)}/cache"
 
 
-def user_file(environ: dict[str, str] | os._Environ[str]) -> str:
+def user_file(environ: Mapping[str, str]) -> str:
     """Where a person's own settings are."""
     home = environ.get("XDG_CONFIG_HOME", "")
     base = (

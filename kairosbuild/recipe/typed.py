@@ -28,14 +28,9 @@ class Mention:
     """A node or a path as it is named somewhere: for the checks that need the whole recipe."""
 
     info: FieldInfo
-    spot: _Spot
+    label: str  # the field it stands in, for messages
     name: str
     at: Located
-
-    @property
-    def label(self) -> str:
-        """The field it stands in, for messages."""
-        return self.spot.label
 
 
 @dataclass(slots=True)
@@ -107,7 +102,7 @@ class Reader:
 
     def common(self, spec: type, node: Fields, typed: Typed, *, but: Mapping[str, Any]) -> None:
         """Read the fields of a second spec, all hints, that stand in the same mapping, `but` some."""
-        for name, label, info, _ in _plan(spec):
+        for name, label, info, _, _ in _plan(spec):
             found = node.fields.get(label)
             if found is not None and name not in but:
                 value = self._value(info, found, _Spot(typed, label, name))
@@ -119,7 +114,7 @@ class Reader:
         values: dict[str, Any] = {}
         typed, above = spot.typed, spot.role
         prefix = f"{above}." if above else ""
-        for name, label, info, default in plan:
+        for name, label, info, default, valued in plan:
             role = prefix + name
             found = node.fields.get(label)
             if found is not None:
@@ -132,11 +127,12 @@ class Reader:
             else:
                 value = default
             if value is not BAD:
-                _place(info, role, value, typed)
-                if by_value(info):
+                if valued:
                     values[name] = value
+                if not valued or info.names:
+                    _place(info, role, value, typed)
         if seen < len(node.fields):
-            self._unknown(node, spot.label, {label for _, label, _, _ in plan}, also)
+            self._unknown(node, spot.label, {label for _, label, _, _, _ in plan}, also)
         return values
 
     def _unknown(self, node: Fields, what: str, labels: set[str], also: frozenset[str]) -> None:
@@ -180,7 +176,7 @@ class Reader:
         name = self._item(info, node, spot)
         if name is not BAD:
             found = spot.typed.nodes if info.type in REF_TYPES else spot.typed.paths
-            found.append(Mention(info, spot, name, node))
+            found.append(Mention(info, spot.label, name, node))
         return name
 
     def _record(self, info: FieldInfo, node: Located, spot: _Spot) -> Any:
@@ -235,16 +231,19 @@ _READ: dict[str, _One] = {
     "recordmap": _map_of(Reader._record),
 }
 
-_Plan = tuple[tuple[str, str, FieldInfo, Any], ...]
+_Plan = tuple[tuple[str, str, FieldInfo, Any, bool], ...]
 
 
 @cache
 def _plan(spec: type) -> _Plan:
-    """(attribute, name as written, description, default as JSON) of each field."""
+    """(attribute, name as written, description, default as JSON, stands by value) of each field."""
     return tuple(
-        (name, written(name), info, info.default if info.default is REQUIRED else to_json(info.default))
-        for name, info in infos(spec).items()
+        (name, written(name), info, _default(info), by_value(info)) for name, info in infos(spec).items()
     )
+
+
+def _default(info: FieldInfo) -> Any:
+    return info.default if info.default is REQUIRED else to_json(info.default)
 
 
 def _place(info: FieldInfo, role: str, value: Any, typed: Typed) -> None:

@@ -7,17 +7,17 @@ since both are about the machine and neither is ever part of a key.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from kairosbuild.core.errors import InputError, KbuildError, raise_problems
+from kairosbuild.recipe import places
 from kairosbuild.recipe.fields import choice, flag, integer, record, text, textmap, texts
 from kairosbuild.recipe.instances import from_json
+from kairosbuild.recipe.places import FILE
 
-FILE = "BUILD.yaml"
 MIRROR = r"(?:https?|file)://[^\s]+"
 SUITE = "trixie"
 
@@ -122,33 +122,18 @@ class Workspace:
 
 def find(start: Path, recipe: Path | None = None, *, user: Path | None = None) -> Workspace:
     """The workspace for work in folder `start`, on this recipe. `user` is a settings file."""
-    root = _workspace_of(start, recipe)
-    workspace = _read_workspace(root / FILE) if root else _default(start, recipe)
+    root = places.root_of(str(start), str(recipe) if recipe else None)
+    workspace = _read_workspace(Path(root, FILE)) if root else _default(start, recipe)
     return _with_user(workspace, user) if user is not None and user.is_file() else workspace
 
 
 def user_file(environ: Mapping[str, str]) -> Path:
     """Where the person's own settings are."""
-    home = environ.get("XDG_CONFIG_HOME") or ""
-    base = Path(home) if home.startswith("/") else Path(environ.get("HOME") or "~").expanduser() / ".config"
-    return base / "kairosbuild" / "config.yaml"
-
-
-def _workspace_of(start: Path, recipe: Path | None) -> Path | None:
-    root = _above(start)
-    if recipe is None or (root and _absolute(recipe).is_relative_to(root)):
-        return root
-    return _above(recipe.parent)
-
-
-def _above(folder: Path) -> Path | None:
-    here = _absolute(folder)
-    return next((each for each in (here, *here.parents) if (each / FILE).is_file()), None)
+    return Path(places.user_file(environ))
 
 
 def _default(start: Path, recipe: Path | None) -> Workspace:
-    folder = _absolute(recipe.parent if recipe else start)
-    root = folder.parent if folder.name == "recipes" else folder
+    root = Path(places.default_root(str(start), str(recipe) if recipe else None))
     return Workspace(root, Cache(root / "cache"))
 
 
@@ -190,7 +175,3 @@ def read_settings(file: Path, spec: type[FileT]) -> FileT:
     typed = Reader(Variables({}, {}), problems).fields(spec, root, file.name)
     raise_problems(problems)
     return from_json(spec, typed.spec)
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 - without following links
