@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kairosbuild.core.digest import Blob, is_digest
 from kairosbuild.core.errors import InputError
-from kairosbuild.registry import fetch, reference
-from kairosbuild.registry.client import Client
 from kairosbuild.registry.layout import LayoutTarget
-from kairosbuild.registry.reference import Reference
-from kairosbuild.registry.remote import RemoteTarget
-from kairosbuild.registry.retry import Limits
 from kairosbuild.registry.target import Progress, Target, silent
+
+if TYPE_CHECKING:
+    from kairosbuild.registry.client import Client
+    from kairosbuild.registry.reference import Reference
+    from kairosbuild.registry.retry import Limits
 
 _LAYOUT = ("oci:", "oci-layout:")
 
@@ -41,7 +42,10 @@ class Registries:
         if prefix:
             folder, version = _split_layout(text, text.removeprefix(prefix))
             return LayoutTarget(folder), version
-        where = reference.parse(text)
+        from kairosbuild.registry.reference import parse  # HTTP is slow to import; a layout does without
+        from kairosbuild.registry.remote import RemoteTarget
+
+        where = parse(text)
         return RemoteTarget(where, self._client(where)), where.digest or where.tag
 
     def fetch(
@@ -49,10 +53,14 @@ class Registries:
         progress: Progress = silent,
     ) -> Blob:
         """A material by its uri into a file: `fetch.fetch` on what `open` gives."""
+        from kairosbuild.registry.fetch import fetch
+
         target, version = self.open(uri)
-        return fetch.fetch(target, version or "latest", into, digest=digest, size=size, progress=progress)
+        return fetch(target, version, into, digest=digest, size=size, progress=progress)
 
     def _client(self, where: Reference) -> Client:
+        from kairosbuild.registry.client import Client
+
         with self._lock:
             if where.endpoint not in self._clients:
                 plain = True if {where.host, where.endpoint} & self._insecure else None
@@ -63,10 +71,12 @@ class Registries:
 
 
 def _split_layout(text: str, rest: str) -> tuple[Path, str]:
+    from kairosbuild.registry.reference import is_tag
+
     rest, at, digest = rest.partition("@sha256:")
     folder, colon, tag = rest.rpartition(":")
     if not colon or "/" in tag:
         folder, tag = rest, ""
-    if not folder or (tag and not reference.is_tag(tag)) or (at and not is_digest(f"sha256:{digest}")):
+    if not folder or (tag and not is_tag(tag)) or (at and not is_digest(f"sha256:{digest}")):
         raise InputError(f"{text!r} names no layout", reason="bad-reference", hint="oci:DIR, oci:DIR:TAG")
     return Path(folder), f"sha256:{digest}" if at else tag

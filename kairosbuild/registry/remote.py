@@ -191,7 +191,7 @@ class RemoteTarget:
             return names, self._client.follow(url, following) if following else ""
 
     def _manifest_url(self, version: str) -> str:
-        return self._client.url(self.reference, f"manifests/{quote(version, safe=':')}")
+        return self._client.url(self.reference, f"manifests/{quote(version or 'latest', safe=':')}")
 
     # -- distrust -----------------------------------------------------------------------------
 

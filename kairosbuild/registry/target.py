@@ -80,7 +80,10 @@ class Target(Protocol):
         """The digest that this tag or digest names, or None."""
 
     def get_manifest(self, version: str) -> Manifest:
-        """The manifest that this tag or digest names. Raises HostError `registry-not-found`."""
+        """The manifest that this tag or digest names; "" is the default one, `latest` in a registry.
+
+        Raises HostError `registry-not-found`.
+        """
 
     def put_manifest(self, manifest: Manifest) -> None:
         """Store a manifest under its digest; everything it names must be there already."""
