@@ -1,7 +1,7 @@
 """Publishing what a run built, and knowing at once that it already is.
 
 After a publication the store keeps a small note: this target, these outputs and these tags led to these
-manifests. While the note holds and the target's tags still name those manifests, nothing is assembled or sent.
+manifests. While it holds and the tags still name those manifests, nothing is assembled or sent.
 """
 
 from __future__ import annotations

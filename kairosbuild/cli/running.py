@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import argparse
 
     from kairosbuild.cli.wiring import Parts
-    from kairosbuild.core.errors import KbuildError
     from kairosbuild.execute.engine import Outcome
 
 
@@ -54,12 +53,11 @@ def running(arguments: argparse.Namespace) -> Iterator[Parts]:
 
 
 def failures(outcome: Outcome) -> int:
-    """Tell what failed, with the end of each log; the exit code."""
+    """Tell what failed (each error carries the end of its log); the exit code."""
     from kairosbuild.cli.main import INTERRUPTED, report
 
-    for name, problem in outcome.failed.items():
+    for problem in outcome.failed.values():
         report(problem, json=False)
-        _tail(name, problem)
     for name, needed in outcome.skipped.items():
         print(f"{style.dim('skipped:')} {name} needs {needed}", file=sys.stderr)
     if outcome.interrupted:
@@ -90,13 +88,3 @@ def outcome_json(outcome: Outcome, **more: Any) -> None:
             "skipped": dict(outcome.skipped), **more,
         }
     )  # fmt: skip
-
-
-def _tail(name: str, problem: KbuildError) -> None:
-    log = getattr(problem, "log", b"")
-    lines = log.decode(errors="replace").splitlines()[-_LINES:] if isinstance(log, bytes) else []
-    for line in lines:
-        print(f"  {style.dim(name + ' │')} {line}", file=sys.stderr)
-
-
-_LINES = 20  # of a failed node's log that are shown; the rest is in the store

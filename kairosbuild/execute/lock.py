@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -170,6 +170,7 @@ class NodeLocker:
         """Run an action in the sandbox."""
         if self._scratch is None:
             self._scratch = self._means.store.cas.tmp()
+        action = replace(action, env={"SOURCE_DATE_EPOCH": str(self.epoch), **action.env})
         return self._means.executor().execute(
             action, name=self._node.name, scratch=self._scratch, cancel=self._means.cancel
         )

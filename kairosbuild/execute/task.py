@@ -13,13 +13,12 @@ from typing import Any
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import KbuildError, NodeError
 from kairosbuild.core.events import Events
+from kairosbuild.execute.derive import derive
 from kairosbuild.execute.executor import Executor
 from kairosbuild.execute.results import Results
 from kairosbuild.execute.snapshot import Snapshot
 from kairosbuild.graph.action import Action, ActionResult
-from kairosbuild.graph.keys import derived_key
 from kairosbuild.graph.node import Input, Locked, Outputs, SourceFile
-from kairosbuild.store.record import Record
 from kairosbuild.store.store import Store
 
 
@@ -91,8 +90,10 @@ class BuildTask:
     def execute(self, action: Action) -> ActionResult:
         """Run an action; its log becomes part of the node's."""
         self._bring(action.inputs.values())
-        if action.timeout is None and self._timeout:
-            action = replace(action, timeout=self._timeout)
+        action = replace(
+            action, env={"SOURCE_DATE_EPOCH": str(self.epoch), **action.env},
+            timeout=action.timeout or self._timeout,
+        )
         self._bench.events.emit("action-started", self.name)
         began = time.monotonic()
         try:
@@ -112,20 +113,7 @@ class BuildTask:
         self, domain: str, version: int, preimage: Mapping[str, Any], make: Callable[[], Outputs]
     ) -> Outputs:
         """Do work once for this preimage, ever."""
-        key = derived_key(domain, version, preimage)
-        results = self._bench.results
-        if record := results.local(key):
-            return record.outputs
-        with self._bench.store.lock(key):
-            if record := results.local(key):
-                return record.outputs
-            if found := results.remote(key):
-                return found[1].outputs
-            began = time.monotonic()
-            outputs = dict(make())
-            document = {"domain": domain, "version": version, "preimage": preimage}
-            results.keep(Record(key, document, outputs, time.monotonic() - began))
-            return outputs
+        return derive(self._bench.store, self._bench.results, domain, version, preimage, make)
 
     def note(self, text: str) -> None:
         """A line for the node's log."""

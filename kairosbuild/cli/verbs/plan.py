@@ -24,6 +24,6 @@ def main(arguments: argparse.Namespace) -> int:
         state = {"hit": style.green, "run": style.yellow, "wait": style.dim}[one.state](f"{one.state:4}")
         about = one.where or "; ".join(one.reasons) or "for " + ", ".join(one.waits)
         print(f"{state}  {one.name:{wide}}  {one.kind:9}  {style.dim(about)}")
-    count = Counter(one.state for one in planned)
+    count = Counter[str](one.state for one in planned)
     print(", ".join(f"{count[state]} {state}" for state in ("hit", "run", "wait") if count[state]))
     return 0
