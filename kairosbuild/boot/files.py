@@ -39,7 +39,8 @@ class Files:
         """The path with every link on it followed; itself where that goes in circles."""
         todo, done, links = path.split("/"), "", 0
         while todo and links < _LINKS:
-            done = posixpath.normpath(posixpath.join(done, todo.pop(0)))
+            name = todo.pop(0)
+            done = parent(done) if name == ".." else posixpath.normpath(posixpath.join(done, name))
             found = self._find(done)
             if found and found[1].entry.type == "symlink":
                 links += 1

@@ -1,4 +1,4 @@
-"""One initrd for every distribution: busybox, dmsetup, the modules a kernel needs to reach its layers, a script.
+"""One initrd for every distribution: busybox, dmsetup, modules a kernel needs to reach its layers, a script.
 
 Which of it depends on the kernel is the modules; the rest comes from the tools tree `boot`.
 """
@@ -18,8 +18,8 @@ VERSION = 1
 """Raise it when the same inputs would make another initrd."""
 
 APPLETS = (
-    "[", "cat", "chmod", "chown", "cmp", "echo", "findfs", "grep", "losetup", "ls", "mkdir", "modprobe", "mount", "mv",
-    "reboot", "sh", "sleep", "sort", "stat", "switch_root", "tr", "xargs",
+    "[", "cat", "chmod", "chown", "cmp", "echo", "findfs", "grep", "losetup", "ls", "mkdir", "modprobe",
+    "mount", "mv", "reboot", "sh", "sleep", "sort", "stat", "switch_root", "tr", "xargs",
 )  # fmt: skip
 """What the script calls out of busybox."""
 

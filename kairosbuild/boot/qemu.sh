@@ -5,8 +5,9 @@ serial=/out/serial
 : > $serial
 cp /usr/share/OVMF/OVMF_VARS_4M.fd /tmp/vars
 chmod 0600 /tmp/vars
+mkdir /tmp/disk  # QEMU takes TMPDIR=/tmp for /var/tmp, which cannot be written here
 
-TMPDIR=/tmp qemu-system-x86_64 -machine q35 -accel "$ACCEL" -cpu "$CPU" -smp "$CPUS" -m "$MEMORY" \
+TMPDIR=/tmp/disk qemu-system-x86_64 -machine q35 -accel "$ACCEL" -cpu "$CPU" -smp "$CPUS" -m "$MEMORY" \
     -nodefaults -no-user-config -display none -no-reboot -nic none -serial file:$serial \
     -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
     -drive if=pflash,format=raw,unit=1,file=/tmp/vars \

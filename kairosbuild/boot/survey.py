@@ -93,7 +93,7 @@ def survey(index: Index) -> Survey:
 
 
 def cuts(stack: Sequence[Survey]) -> dict[str, int]:
-    """For each place that does not reach down to the lowest layer: from how many layers, of the top, it comes.
+    """For each place that does not reach down to the lowest layer: of how many layers, from the top, it is.
 
     Overlayfs looks at whiteouts only below the roots of what it stacks, so that one *of* the place itself
     has to be seen here.
@@ -118,7 +118,7 @@ def visible(stack: Sequence[Survey]) -> int:
 
 
 def hidden_links(stack: Sequence[Survey]) -> list[tuple[int, str]]:
-    """Layers with a folder where those below have a link, as (layer, name): it would hide what the link shows."""
+    """Layers with a folder where those below have a link, as (layer, name): it would hide the link."""
     links: set[str] = set()
     found = []
     for number, one in enumerate(stack):

@@ -27,7 +27,7 @@ _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s168x")
 
 @dataclass(frozen=True, slots=True)
 class Verity:
-    """A sealed file: `root_hash` (64 hex digits); `hash_offset`, its bytes of data, behind which is the tree."""
+    """A sealed file: `root_hash` (64 hex digits), and `hash_offset`, where data ends and the tree begins."""
 
     root_hash: str
     hash_offset: int

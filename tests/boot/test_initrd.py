@@ -1,0 +1,140 @@
+"""What goes into an initrd: archive, modules in their order, programs with their libraries."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+from peers import peer
+
+from kairosbuild.boot import cpio, elf, initrd, modules
+from kairosbuild.core.errors import KbuildError
+
+
+def module(*, depends: str = "", softdep: str = "", aliases: tuple[str, ...] = ()) -> bytes:
+    """A kernel module with nothing but what it says of itself."""
+    said = [
+        f"depends={depends}",
+        *([f"softdep={softdep}"] if softdep else []),
+        *(f"alias={a}" for a in aliases),
+    ]
+    return object_file({".modinfo": b"".join(line.encode() + b"\0" for line in said)})
+
+
+def object_file(sections: dict[str, bytes], link: int = 0) -> bytes:
+    """An ELF file of these sections."""
+    names = b"\0" + b"".join(name.encode() + b"\0" for name in sections) + b".shstrtab\0"
+    everything = {"": b"", **sections, ".shstrtab": names}
+    offset, body, headers = 64, b"", b""
+    for name, content in everything.items():
+        at = names.index(name.encode() + b"\0") if name else 0
+        kind = 0 if not name else 1
+        headers += struct.pack("<IIQQQQIIQQ", at, kind, 0, 0, offset + len(body), len(content), link, 0, 1, 0)
+        body += content
+    count = len(everything)
+    head = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        b"\x7fELF\x02\x01\x01",
+        1,
+        62,
+        1,
+        0,
+        0,
+        offset + len(body),
+        0,
+        64,
+        0,
+        0,
+        64,
+        count,
+        count - 1,
+    )
+    return head + body + headers
+
+
+def closure(tree: dict[str, bytes], *wanted: str, builtin: tuple[str, ...] = ()) -> list[modules.Module]:
+    paths = {name: f"kernel/{name}.ko.xz" for name in tree}
+    packed = {paths[name]: lzma.compress(content) for name, content in tree.items()}
+    return modules.closure(wanted, paths, frozenset(builtin), packed.__getitem__)
+
+
+def test_modules_come_after_what_they_need():
+    tree = {"a": module(depends="b,c"), "b": module(depends="d"), "c": module(depends="d"), "d": module()}
+    assert [one.name for one in closure(tree, "a")] == ["d", "b", "c", "a"]
+
+
+def test_soft_dependencies_count_where_they_exist():
+    tree = {"fs": module(softdep="pre: crc there-not post: later"), "crc": module(), "later": module()}
+    assert [one.name for one in closure(tree, "fs")] == ["crc", "fs"]
+
+
+def test_dashes_are_underscores_and_builtin_needs_no_file():
+    tree = {"dm_verity": module(depends="dm-bufio,dm-mod"), "dm_bufio": module()}
+    assert [one.name for one in closure(tree, "dm-verity", builtin=("dm_mod",))] == ["dm_bufio", "dm_verity"]
+
+
+def test_a_module_that_is_wanted_may_lack_but_not_one_that_is_needed():
+    assert closure({}, "nvme") == []
+    with pytest.raises(KbuildError) as caught:
+        closure({"a": module(depends="gone")}, "a")
+    assert caught.value.reason == "missing-module"
+
+
+def test_a_circle_of_modules_ends():
+    tree = {"a": module(softdep="pre: b"), "b": module(softdep="pre: a")}
+    assert {one.name for one in closure(tree, "a")} == {"a", "b"}
+
+
+def test_depmod_says_what_modprobe_needs():
+    tree = {"a": module(depends="b", aliases=("pci:v1*", "scsi:*")), "b": module(depends="c"), "c": module()}
+    texts = modules.depmod(closure(tree, "a"), frozenset({"ext4"}))
+    assert "a.ko: b.ko c.ko\n" in texts["modules.dep"]
+    assert texts["modules.alias"] == "alias pci:v1* a\nalias scsi:* a\n"
+    assert texts["modules.builtin"] == "ext4.ko\n"
+
+
+@pytest.mark.parametrize("cut", [0, 3, 60, 70, 200])
+def test_a_broken_elf_file_is_an_error(cut):
+    with pytest.raises(KbuildError) as caught:
+        elf.modinfo(module()[:cut])
+    assert caught.value.reason == "bad-elf"
+
+
+def test_libraries_of_a_real_program_are_found():
+    image = Path(os.path.realpath("/bin/ls")).read_bytes()
+    assert "libc.so.6" in elf.needed(image)
+    assert "ld-linux" in elf.interpreter(image)
+
+
+def test_cpio_unpacks_to_what_was_packed(tmp_path):
+    tree = cpio.Tree({"bin/a": (0o755, b"abc"), "deep/er/b": (0o644, b"")}, {"bin/link": "a"}, ("dev",))
+    archive = cpio.pack(tree.members())
+    subprocess.run([peer("cpio"), "-i", "--quiet"], input=archive, cwd=tmp_path, check=True)
+    assert (tmp_path / "bin/a").read_bytes() == b"abc"
+    assert (tmp_path / "bin/a").stat().st_mode & 0o7777 == 0o755
+    assert (tmp_path / "bin/link").readlink() == Path("a")
+    assert (tmp_path / "deep/er/b").read_bytes() == b""
+    assert (tmp_path / "dev").is_dir()
+
+
+def test_cpio_has_folders_before_what_is_in_them():
+    names = [name for name, _, _ in cpio.Tree({"a/b/c": (0o644, b""), "a.b": (0o644, b"")}, {}).members()]
+    assert names.index("a") < names.index("a/b") < names.index("a/b/c")
+
+
+def test_the_script_has_only_applets_that_the_initrd_holds(tmp_path):
+    script = initrd.script().decode()
+    assert subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode == 0
+    for word in ("findfs", "losetup", "switch_root", "modprobe", "xargs", "stat", "cmp"):
+        assert word in initrd.APPLETS
+        assert word in script
+
+
+def test_the_script_and_the_survey_name_the_same_places():
+    from kairosbuild.boot.survey import PLACES
+
+    assert f'PLACES="{" ".join(PLACES)}"' in initrd.script().decode()
