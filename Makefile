@@ -21,4 +21,9 @@ $(VENV)/ready-test: pyproject.toml
 bench: $(VENV)/ready-test
 	$(VENV)/bin/python -m benchmarks all
 
-.PHONY: run test bench
+generate: $(VENV)/ready
+	$(VENV)/bin/kbuild schema > schema/recipe.schema.json
+	$(VENV)/bin/kbuild schema --of workspace > schema/workspace.schema.json
+	$(VENV)/bin/kbuild schema --of reference > docs/recipe-reference.md
+
+.PHONY: run test bench generate
