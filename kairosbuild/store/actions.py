@@ -24,7 +24,7 @@ from kairosbuild.store.record import Record
 from kairosbuild.store.space import disk_full
 
 if TYPE_CHECKING:
-    import diskcache
+    from kairosbuild.store.inline import InlineCache
 
 _RECORD, _LAST = "record:", "last:"
 _ROWS = 500  # keys in one select; sqlite allows 999 parameters in its oldest builds
@@ -49,7 +49,7 @@ class ActionCache:
         self._mutex = threading.RLock()
         self._local = threading.local()
         self._reader: sqlite3.Connection | None = None
-        self._writer: diskcache.Cache | None = None
+        self._writer: InlineCache | None = None
         self._pid = os.getpid()
 
     # -- reading -------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class ActionCache:
         return self._execute("DELETE FROM Cache WHERE rowid = ? AND store_time IS ?", doomed)
 
     def close(self) -> None:
-        """Give the database handles of this thread back."""
+        """Give the database handles back."""
         with self._mutex:
             if self._writer is not None:
                 self._writer.close()
@@ -201,17 +201,17 @@ class ActionCache:
                     ) from problem
                 raise
 
-    def _cache(self) -> diskcache.Cache:
+    def _cache(self) -> InlineCache:
         """diskcache over this folder: keeps everything until told, waits long, unpickles nothing."""
         self._after_fork()
         if self._writer is None:
-            from diskcache import DEFAULT_SETTINGS, Cache
+            from diskcache import DEFAULT_SETTINGS
 
-            from kairosbuild.store.inline import InlineDisk
+            from kairosbuild.store.inline import InlineCache, InlineDisk
 
             settings = {**DEFAULT_SETTINGS, "eviction_policy": "none", "cull_limit": 0}
             self._straighten(settings)
-            self._writer = Cache(str(self.root), timeout=_WAIT, disk=InlineDisk, **settings)
+            self._writer = InlineCache(str(self.root), timeout=_WAIT, disk=InlineDisk, **settings)
         return self._writer
 
     def _straighten(self, settings: Mapping[str, Any]) -> None:

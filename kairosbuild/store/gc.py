@@ -48,11 +48,11 @@ class Swept:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A blob on the disk: bytes it takes, bytes it holds, when it was last stored (Unix seconds)."""
+    """A blob on the disk: bytes it takes, bytes it holds, when it was last stored (Unix nanoseconds)."""
 
     taken: int
     size: int
-    born: float
+    born: int
 
 
 class Collection:
@@ -67,7 +67,7 @@ class Collection:
         self._oldest = 0.0 if keep_age is None else time.time() - keep_age
         self._dry = dry_run
         self._holdings = store.leases.live()
-        self._cutoff = min([self._began - grace, *(held.started / 1e9 for held in self._holdings)])
+        self._cutoff = min([self._began - round(grace * 1e9), *(held.started for held in self._holdings)])
         self._files: dict[str, _File] = {}
         self._marked: set[str] = set()
         self._total = 0
@@ -101,7 +101,7 @@ class Collection:
                 continue  # no record of ours; swept with the leftovers
             reach = self._reach(map(bytes.decode, _HEX.findall(data)))
             wanted = used >= self._oldest and not full
-            if used >= self._cutoff or _outputs(key, data) <= held or (wanted and self._fits(reach)):
+            if used * 1e9 >= self._cutoff or _outputs(key, data) <= held or (wanted and self._fits(reach)):
                 self._mark(reach)
             else:
                 full = full or wanted
@@ -160,14 +160,14 @@ class Collection:
                 continue
             with self._store.leases.gate.closed():
                 spared = set(_digests(self._held(self._store.leases.live())))
-                for data in self._store.actions.since(self._began):
+                for data in self._store.actions.since(self._began / 1e9):
                     spared.update(map(bytes.decode, _HEX.findall(data)))
                 self._count([one for one in batch if one not in spared and self._unlink(one)])
 
     def _unlink(self, digest: str) -> bool:
         path = self._store.cas.path(f"sha256:{digest}")
         try:
-            if os.lstat(path).st_ctime >= self._cutoff:  # found again since the mark
+            if os.lstat(path).st_ctime_ns >= self._cutoff:  # found again since the mark
                 return False
             os.unlink(path)
         except FileNotFoundError:
@@ -204,7 +204,7 @@ class Collection:
                 status = os.lstat(path)
             except FileNotFoundError:  # of a running build
                 continue
-            if status.st_ctime >= self._cutoff:
+            if status.st_ctime_ns >= self._cutoff:
                 continue
             if not self._dry and not self._store.trees.destroy(path):
                 self.swept.stuck.append(f"{path}: belongs to mapped users")
@@ -212,7 +212,7 @@ class Collection:
             self.swept.leftovers += 1
             self.swept.freed += 0 if path.is_dir() else status.st_blocks * 512
         if not self._dry:
-            self.swept.leftovers += self._store.locks.clean() + self._store.actions.sweep(self._cutoff)
+            self.swept.leftovers += self._store.locks.clean() + self._store.actions.sweep(self._cutoff / 1e9)
 
     def _leftovers(self) -> Iterator[Path]:
         root = self._store.root
@@ -237,11 +237,11 @@ def collect(
         return Collection(store, keep_bytes=keep_bytes, keep_age=keep_age, grace=grace, dry_run=dry_run).run()
 
 
-def _now(store: Store) -> float:
-    """The time by the clock that stamps files, which is coarser than time.time() and so behind it."""
+def _now(store: Store) -> int:
+    """Nanoseconds by the clock that stamps files, which is coarser than time.time() and so behind it."""
     marker = store.root / "collected"
     marker.touch()
-    return os.stat(marker).st_ctime
+    return os.stat(marker).st_ctime_ns
 
 
 def _scan(store: Store) -> Iterator[tuple[str, _File]]:
@@ -251,7 +251,7 @@ def _scan(store: Store) -> Iterator[tuple[str, _File]]:
                 status = entry.stat(follow_symlinks=False)
                 if len(entry.name) != 64 or not stat.S_ISREG(status.st_mode):
                     continue
-                yield entry.name, _File(status.st_blocks * 512, status.st_size, status.st_ctime)
+                yield entry.name, _File(status.st_blocks * 512, status.st_size, status.st_ctime_ns)
 
 
 def _outputs(key: str, data: bytes) -> set[str]:

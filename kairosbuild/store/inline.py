@@ -1,4 +1,4 @@
-"""diskcache's serialisation, cut down to bytes in a row: nothing to unpickle, no files beside the database.
+"""diskcache cut down to bytes in a row: nothing to unpickle, no files beside the database.
 
 Stock diskcache unpickles any row whose mode says so (CVE-2025-69872), reads and deletes any file a row
 names, and returns a value file with a flipped bit as if it were whole.
@@ -6,11 +6,12 @@ names, and returns a value file with a flipped bit as if it were whole.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from typing import Any, NoReturn
 
 import diskcache
-from diskcache.core import MODE_RAW, UNKNOWN
+from diskcache.core import DBNAME, DEFAULT_SETTINGS, MODE_RAW, UNKNOWN
 
 
 class InlineDisk(diskcache.Disk):  # type: ignore[misc]
@@ -46,3 +47,30 @@ class InlineDisk(diskcache.Disk):  # type: ignore[misc]
 
     def remove(self, file_path: str) -> None:
         """Delete nothing: a file that a row names is not ours."""
+
+
+class InlineCache(diskcache.Cache):  # type: ignore[misc]
+    """diskcache over one connection for all threads, which its caller lets in one at a time.
+
+    It does not take pragmas from the database, as diskcache does for each connection.
+    """
+
+    _shared: sqlite3.Connection | None = None
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        if self._shared is None:
+            path = os.path.join(self._directory, DBNAME)
+            self._shared = sqlite3.connect(
+                path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+            )
+            for key, value in DEFAULT_SETTINGS.items():
+                if key.startswith("sqlite_"):
+                    self.reset(key, value, update=False)
+        return self._shared
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None

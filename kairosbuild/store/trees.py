@@ -49,13 +49,13 @@ class Trees:
                     self._make(place, make)
         return place / "root"
 
-    def used(self, place: Path) -> float:
-        """When this tree was last asked for (Unix seconds); 0 for what is no whole tree of this boot."""
+    def used(self, place: Path) -> int:
+        """When this tree was last asked for (Unix nanoseconds); 0 for what is no whole tree of this boot."""
         try:
             marker = place / "complete"
-            return marker.stat().st_mtime if marker.read_text() == _boot() else 0.0
+            return marker.stat().st_mtime_ns if marker.read_text() == _boot() else 0
         except OSError:
-            return 0.0
+            return 0
 
     def unhook(self, place: Path) -> Path:
         """Take a tree out of its place at once, to be destroyed at leisure; returns where it went."""

@@ -42,7 +42,7 @@ def check(home: Path, promised: list[list[str]]) -> None:
             assert key in found, (store.actions.peek(key), store.cas.has(Blob(digest, int(size))))
             assert found[key].outputs == {"file": Blob(digest, int(size))}
         verified = store.verify()
-        assert verified.sound
+        assert verified.sound, verified
         assert verified.records >= len(promised)
         assert not store.actions.notes
 
