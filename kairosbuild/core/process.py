@@ -20,10 +20,10 @@ from typing import Literal
 
 from kairosbuild.core.errors import HostError
 
-GRACE = 2.0           # seconds between SIGTERM and SIGKILL
-_LOOK = 0.1           # seconds between looks at the cancel event
+GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+_LOOK = 0.1  # seconds between looks at the cancel event
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-TAIL = 256 * 1024     # bytes of a log that are kept in memory
+TAIL = 256 * 1024  # bytes of a log that are kept in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,20 @@ def start(
     opened = log if isinstance(log, int) else os.open(log, _APPEND, 0o644)
     try:
         return subprocess.Popen(
-            argv, stdin=stdin, stdout=opened, stderr=opened, env=env, cwd=cwd, pass_fds=tuple(pass_fds),
-            start_new_session=True, umask=umask,
+            argv,
+            stdin=stdin,
+            stdout=opened,
+            stderr=opened,
+            env=env,
+            cwd=cwd,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+            umask=umask,
         )
     except FileNotFoundError as error:
         raise HostError(
-            f"there is no program {str(error.filename)!r}", reason="program-missing",
+            f"there is no program {str(error.filename)!r}",
+            reason="program-missing",
             hint=f"it is needed to run: {' '.join(map(str, argv[:3]))} …",
         ) from error
     finally:
@@ -113,7 +121,7 @@ def tail(path: Path, limit: int = TAIL) -> bytes:
             data = stream.read(limit)
     except FileNotFoundError:
         return b""
-    return data if size <= limit else data[data.find(b"\n") + 1:]
+    return data if size <= limit else data[data.find(b"\n") + 1 :]
 
 
 def last_lines(log: bytes, lines: int = 20) -> str:

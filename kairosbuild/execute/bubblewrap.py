@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from kairosbuild.core.errors import HostError
+from kairosbuild.execute.jail import MADE_HERE, PROC_COVERED
 from kairosbuild.execute.staging import HOSTNAME
 from kairosbuild.graph.action import Action
 
@@ -32,7 +33,8 @@ def find_bubblewrap(tree: Path | None = None) -> tuple[str, ...]:
     if tree is not None:
         return _in_tree(tree)
     raise HostError(
-        f"there is no bubblewrap {LEAST[0]}.{LEAST[1]} or later on this machine", reason="no-bubblewrap",
+        f"there is no bubblewrap {LEAST[0]}.{LEAST[1]} or later on this machine",
+        reason="no-bubblewrap",
         hint="apt install bubblewrap",
     )
 
@@ -57,11 +59,35 @@ def arguments(
 ) -> list[str]:
     """The whole command line for an action over a root folder, staged in `folder`."""
     words = [
-        *bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--hostname", HOSTNAME,
-        "--uid", "0", "--gid", "0", "--cap-drop", "ALL", "--clearenv",
+        *bwrap,
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--hostname",
+        HOSTNAME,
+        "--uid",
+        "0",
+        "--gid",
+        "0",
+        "--cap-drop",
+        "ALL",
+        "--clearenv",
         *_root(root),
-        "--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp",  # noqa: S108
-        "--ro-bind", f"{folder}/in", "/in", "--bind", f"{folder}/out", "/out",
+        "--proc",
+        "/proc",
+        *_cover_proc(),
+        "--dev",
+        "/dev",
+        "--perms",
+        "1777",
+        "--tmpfs",
+        "/tmp",  # noqa: S108
+        "--ro-bind",
+        f"{folder}/in",
+        "/in",
+        "--bind",
+        f"{folder}/out",
+        "/out",
     ]
     for device in action.devices:
         if Path(device).exists():
@@ -72,8 +98,10 @@ def arguments(
     return [*words, "--chdir", action.cwd, "--", *action.command]
 
 
-MADE_HERE = frozenset({"proc", "dev", "tmp", "in", "out"})
-"""Names at the top of a root that the sandbox makes; a tree's own are not looked at."""
+def _cover_proc() -> list[str]:
+    """As root, bubblewrap up to 0.8 at least leaves what concerns the whole machine writable."""
+    places = [f"/proc/{name}" for name in PROC_COVERED if Path("/proc", name).exists()]
+    return [word for place in places for word in ("--ro-bind", place, place)]
 
 
 def _root(root: Path) -> list[str]:

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 
 from kairosbuild.execute import jail
 
-MADE_HERE = frozenset({"proc", "dev", "tmp", "in", "out"})
-"""Names at the top of a root that the sandbox makes; a layer's own are not looked at."""
 READY, BROKEN = b"ready\n", b"broken "
 SETUP_FAILED = 125
 _HEAD = 8  # hex digits of the length of a request
@@ -64,7 +62,7 @@ def _build(folder: str, host: str, devices: tuple[str, ...]) -> None:
     root = f"{folder}/root"
     jail.mount("tmpfs", root, "tmpfs", jail.NOSUID | jail.NODEV, "mode=0755")
     _show(_tree(folder), root)
-    for name in MADE_HERE:
+    for name in sorted(jail.MADE_HERE):  # tmpfs lists its members in the order they were made
         os.mkdir(f"{root}/{name}", 0o755)
     into, out = (os.open(f"{folder}/{name}", os.O_PATH | os.O_CLOEXEC) for name in ("in", "out"))
     found = jail.open_devices(devices)
@@ -100,7 +98,7 @@ def _show(tree: str, root: str) -> None:
         items = sorted(found, key=lambda item: item.name)
     for item in items:
         place = f"{root}/{item.name}"
-        if item.name in MADE_HERE:
+        if item.name in jail.MADE_HERE:
             continue
         if item.is_symlink():
             os.symlink(os.readlink(item.path), place)

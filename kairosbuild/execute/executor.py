@@ -42,8 +42,10 @@ def judge(name: str, finished: Finished, log: bytes) -> None:
         raise ActionError(f"{name}: stopped", reason="action-cancelled", log=log)
     if finished.ended == "timeout":
         raise ActionError(
-            f"{name}: the command was stopped after {finished.seconds:.0f} s", reason="action-timeout",
-            hint="raise the node's timeout if it needs longer", log=log,
+            f"{name}: the command was stopped after {finished.seconds:.0f} s",
+            reason="action-timeout",
+            hint="raise the node's timeout if it needs longer",
+            log=log,
         )
     if finished.code:
         code = finished.code

@@ -29,11 +29,14 @@ _SIGCHLD, SIGKILL = 17, 9
 _PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _NO_NEW_PRIVS = 1, 4, 24, 38
 _CAPABILITIES = 64  # more than any kernel has
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_PROC_COVERED = ("sys", "sysrq-trigger", "irq", "bus")
+PROC_COVERED = ("sys", "sysrq-trigger", "irq", "bus")
 
 SETUP_CAPABILITIES = frozenset({0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 18, 27, 29, 31})
 """What installing packages takes: chown, dac_override, dac_read_search, fowner, fsetid, kill, setgid,
 setuid, setpcap, net_bind_service, sys_chroot, mknod, audit_write, setfcap. Not sys_admin: mounts stay."""
+
+MADE_HERE = frozenset({"proc", "dev", "tmp", "in", "out"})
+"""Names at the top of a root that the sandbox makes; a layer's own are not looked at."""
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock: a child of `clone` needs it
 
@@ -153,7 +156,7 @@ def mount_proc(*, read_only: bool) -> None:
     mount("proc", "/proc", "proc", flags | (RDONLY if read_only else 0))
     if read_only:
         return
-    for name in _PROC_COVERED:
+    for name in PROC_COVERED:
         if os.path.exists(f"/proc/{name}"):  # noqa: PTH110
             bind(f"/proc/{name}", f"/proc/{name}", read_only=True, flags=flags)
 
@@ -184,8 +187,13 @@ def spawn(command: list[str], env: dict[str, str], log: int) -> int:
     moves = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
     signals = [number for number in range(1, 32) if number not in (SIGKILL, 19)]
     return os.posix_spawn(
-        _which(command[0], env), command, env,
-        file_actions=moves, setsid=True, setsigmask=(), setsigdef=signals,
+        _which(command[0], env),
+        command,
+        env,
+        file_actions=moves,
+        setsid=True,
+        setsigmask=(),
+        setsigdef=signals,
     )
 
 

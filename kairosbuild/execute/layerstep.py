@@ -40,9 +40,16 @@ class LayerExecutor:
     def _run(self, action: Action, name: str, folder: Path, cancel: Event) -> ActionResult:
         env = staging.environment(action, self._epoch)
         request = {
-            "do": "step", "folder": str(folder), "trees": [str(tree) for tree in self._trees(action.root)],
-            "command": action.command, "env": env, "cwd": action.cwd, "host": staging.HOSTNAME,
-            "devices": action.devices, "drop": action.drop, "epoch": int(env["SOURCE_DATE_EPOCH"]),
+            "do": "step",
+            "folder": str(folder),
+            "trees": [str(tree) for tree in self._trees(action.root)],
+            "command": action.command,
+            "env": env,
+            "cwd": action.cwd,
+            "host": staging.HOSTNAME,
+            "devices": action.devices,
+            "drop": action.drop,
+            "epoch": int(env["SOURCE_DATE_EPOCH"]),
         }
         log = folder / "log"
         with log.open("ab") as opened:

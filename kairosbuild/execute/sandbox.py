@@ -120,8 +120,11 @@ class BubblewrapExecutor:
         staging.prepare(folder)
         staging.fill(folder, action, self._store.cas)
         words = bubblewrap.arguments(
-            self._bwrap or bubblewrap.find_bubblewrap(), action, folder=folder,
-            root=self._roots.merged(action.root), env=staging.environment(action, self._epoch),
+            self._bwrap or bubblewrap.find_bubblewrap(),
+            action,
+            folder=folder,
+            root=self._roots.merged(action.root),
+            env=staging.environment(action, self._epoch),
         )
         log = folder / "log"
         finished = process.run(words, log=log, timeout=action.timeout, cancel=cancel, umask=0o022)

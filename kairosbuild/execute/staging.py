@@ -28,7 +28,8 @@ def environment(action: Action, epoch: int) -> dict[str, str]:
 def prepare(folder: Path) -> None:
     """Make the three members of a fresh folder."""
     for name in ("in", "out"):
-        (folder / name).mkdir(mode=0o755)
+        (folder / name).mkdir()
+        (folder / name).chmod(0o755)  # whatever the umask is
     (folder / "log").touch()
 
 
@@ -91,7 +92,8 @@ def _plain(path: str) -> str:
 def _make_parents(top: str, path: str, made: set[str]) -> None:
     for parent in reversed(list(_parents(path))):
         if parent not in made:
-            os.mkdir(f"{top}/{parent}", 0o755)  # noqa: PTH102 - ten thousands of times in a build
+            os.mkdir(f"{top}/{parent}")  # noqa: PTH102 - ten thousands of times in a build
+            os.chmod(f"{top}/{parent}", 0o755)  # noqa: PTH101, S103 - whatever the umask is
             made.add(parent)
 
 
@@ -119,14 +121,18 @@ def _output(top: Path, path: str, name: str, log: bytes) -> Path:
             mode = at.lstat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             raise ActionError(
-                f"{name}: the command left no output {path!r}", reason="output-missing",
-                hint=f"it has to leave it as /out/{path}", log=log,
+                f"{name}: the command left no output {path!r}",
+                reason="output-missing",
+                hint=f"it has to leave it as /out/{path}",
+                log=log,
             ) from None
         wanted = stat.S_ISREG if depth == len(parts) else stat.S_ISDIR
         if not wanted(mode):
             raise ActionError(
-                f"{name}: the output {path!r} is {_what(mode)}", reason="output-type",
-                hint="an output is a regular file; pack a folder into an archive", log=log,
+                f"{name}: the output {path!r} is {_what(mode)}",
+                reason="output-type",
+                hint="an output is a regular file; pack a folder into an archive",
+                log=log,
             )
     at.chmod(0o444)
     return at

@@ -62,7 +62,9 @@ def call(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         child = process.start(
-            (*interpreter("kairosbuild.execute.worker"), str(theirs.fileno()), str(log)), log=log, env={},
+            (*interpreter("kairosbuild.execute.worker"), str(theirs.fileno()), str(log)),
+            log=log,
+            env={},
             pass_fds=(theirs.fileno(), log),
         )
         theirs.close()
@@ -86,7 +88,8 @@ def _introduce(sock: socket.socket, pid: int) -> None:
         why = said.decode("utf-8", "replace").strip() or "no answer"
         raise HostError(
             f"no user namespace can be made here: {why}",
-            reason="no-namespaces", hint="are they allowed? see sysctl user.max_user_namespaces",
+            reason="no-namespaces",
+            hint="are they allowed? see sysctl user.max_user_namespaces",
         )
     if os.geteuid() == 0:
         for name in ("uid_map", "gid_map"):
@@ -119,7 +122,8 @@ def _mappers() -> tuple[tuple[str, int, int], ...]:
         if path is None:
             raise HostError(
                 f"installing packages as an ordinary user needs {program}, which this machine does not have",
-                reason="no-subuids", hint=_HINT,
+                reason="no-subuids",
+                hint=_HINT,
             )
         found.append((path, own, _first(Path("/etc", file))))
     return tuple(found)

@@ -174,5 +174,7 @@ def _drop(upper: str, globs: Sequence[str]) -> None:
 
 
 _DO: dict[str, Callable[[dict[str, Any], int, int], dict[str, Any]]] = {
-    "extract": _extract, "remove": _remove, "step": _step,
+    "extract": _extract,
+    "remove": _remove,
+    "step": _step,
 }

@@ -59,6 +59,8 @@ class Zygote:
 
     def log(self) -> bytes:
         """What the last command printed, its end when it is long."""
+        if not self.alive:
+            return process.tail(self.folder / "log")
         size = os.fstat(self._log).st_size
         if size <= process.TAIL:
             return os.pread(self._log, process.TAIL, 0) if size else b""
@@ -81,7 +83,9 @@ class Zygote:
         with theirs:
             words = cell.arguments(theirs.fileno(), self._log, str(self.folder), staging.HOSTNAME, devices)
             child = process.start(
-                (*interpreter("kairosbuild.execute.cell"), *words), log=self._log, env={},
+                (*interpreter("kairosbuild.execute.cell"), *words),
+                log=self._log,
+                env={},
                 pass_fds=(theirs.fileno(), self._log),
             )
         return ours, child
@@ -96,7 +100,8 @@ class Zygote:
         why = (said.removeprefix(cell.BROKEN) or self.log() or b"no answer").decode("utf-8", "replace")
         self.close()
         raise HostError(
-            f"no sandbox can be made here: {why}", reason="no-namespaces",
+            f"no sandbox can be made here: {why}",
+            reason="no-namespaces",
             hint="are user namespaces allowed? see sysctl user.max_user_namespaces",
         )
 
@@ -143,4 +148,3 @@ def dispose(zygote: Zygote) -> None:
     """End a zygote and remove its folder."""
     zygote.close()
     staging.remove(zygote.folder)
-

@@ -15,7 +15,8 @@ class FetchSpec:
     """A download."""
 
     url: str = text(
-        "Where the file is.", pattern=r"(https?|file|debian|debian-security)://?\S+|debian(-security)?:\S+",
+        "Where the file is.",
+        pattern=r"(https?|file|debian|debian-security)://?\S+|debian(-security)?:\S+",
         example="https://example.com/tool-1.2.tar.gz",
     )
     sha256: str = digest("What the file has to be.")

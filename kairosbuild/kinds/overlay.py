@@ -23,11 +23,25 @@ _VARIABLE = re.compile(rb"\$\{([A-Za-z_][A-Za-z0-9_-]*)\}")
 MERGED = frozenset({"bin", "sbin", "lib", "lib32", "lib64", "libx32"})
 """Links to usr/… on every current distribution; a layer with such a folder would hide the link."""
 
-LEFT_TO_OTHERS = frozenset({
-    "root", "tmp", "var/tmp", "var/mail", "var/local", "var/lib/private", "var/cache/private",
-    "var/log/private", "etc/ssl/private", "etc/sudoers.d", "etc/polkit-1/rules.d", "run/lock",
-    "proc", "sys", "dev",
-})
+LEFT_TO_OTHERS = frozenset(
+    {
+        "root",
+        "tmp",
+        "var/tmp",
+        "var/mail",
+        "var/local",
+        "var/lib/private",
+        "var/cache/private",
+        "var/log/private",
+        "etc/ssl/private",
+        "etc/sudoers.d",
+        "etc/polkit-1/rules.d",
+        "run/lock",
+        "proc",
+        "sys",
+        "dev",
+    }
+)
 """Folders that are not 0755 root:root everywhere: without an entry they stay as layers below have them."""
 
 
@@ -59,10 +73,12 @@ class OverlaySpec:
     files: Mapping[str, FileSpec] = recordmap("Single files by their path.", FileSpec, {})
     dirs: Mapping[str, FolderSpec] = recordmap("Folders by their path.", FolderSpec, {})
     links: Mapping[str, str] = textmap("Symbolic links: path to target.", {})
-    owners: Mapping[str, str] = textmap("Owners by glob, as `uid:gid`; the last that matches counts.", {},
-                                        pattern=_OWNER, example="1000:1000")
-    modes: Mapping[str, str] = textmap("Permissions by glob; the last that matches counts.", {},
-                                       pattern="0?[0-7]{3,4}", example="0640")
+    owners: Mapping[str, str] = textmap(
+        "Owners by glob, as `uid:gid`; the last that matches counts.", {}, pattern=_OWNER, example="1000:1000"
+    )
+    modes: Mapping[str, str] = textmap(
+        "Permissions by glob; the last that matches counts.", {}, pattern="0?[0-7]{3,4}", example="0640"
+    )
     templates: tuple[str, ...] = texts("Globs of files in which `${name}` is replaced.", ())
     vars: Mapping[str, str] = textmap("The names that templates may use, and what they stand for.", {})
     split_usr: bool = flag("Keep a /bin, /sbin or /lib as written, for a distribution without merged /usr.")
@@ -124,16 +140,21 @@ def _members(task: Task) -> list[_Item]:
 def _from_source(task: Task) -> Iterator[_Item]:
     for file in task.sources.get("source", ()):
         if not file.logical:
-            raise InputError(f"{task.name}: source is a file; a folder is expected", reason="overlay-source",
-                             hint="give a single file under files: PATH: {source: …}")
+            raise InputError(
+                f"{task.name}: source is a file; a folder is expected",
+                reason="overlay-source",
+                hint="give a single file under files: PATH: {source: …}",
+            )
         if file.type == "dir":
             if file.logical not in LEFT_TO_OTHERS:
                 yield _Item(Entry(file.logical, "dir", 0o755))
         elif file.type == "link":
             yield _Item(Entry(file.logical, "symlink", 0o777, target=file.target))
         else:
-            yield _Item(Entry(file.logical, "file", file.mode, size=file.blob.size if file.blob else 0),
-                        task.source_path("source", file.logical))
+            yield _Item(
+                Entry(file.logical, "file", file.mode, size=file.blob.size if file.blob else 0),
+                task.source_path("source", file.logical),
+            )
 
 
 def _from_spec(task: Task) -> Iterator[_Item]:
@@ -163,8 +184,11 @@ def _placed(path: str, spec: OverlaySpec, moved: set[str]) -> str:
     """Where a member really goes. Raises InputError for a path that leads out of the root."""
     parts = path.strip("/").split("/")
     if any(part in ("", ".", "..") for part in parts):
-        raise InputError(f"{path!r} leads out of the root or is not plain", reason="overlay-path",
-                         hint="write it from the root, as etc/hosts")
+        raise InputError(
+            f"{path!r} leads out of the root or is not plain",
+            reason="overlay-path",
+            hint="write it from the root, as etc/hosts",
+        )
     if parts[0] in MERGED and not spec.split_usr and len(parts) > 1:
         moved.add(parts[0])
         parts.insert(0, "usr")
@@ -205,11 +229,13 @@ def _filled(item: _Item, spec: OverlaySpec, problems: list[KbuildError]) -> _Ite
     def value(match: re.Match[bytes]) -> bytes:
         name = match[1].decode()
         if name not in spec.vars:
-            problems.append(InputError(
-                f"the template {item.entry.path!r} uses {name!r}, which is not declared",
-                reason="template-variable",
-                hint=nearest(name, spec.vars) or "declare it under the node's vars",
-            ))
+            problems.append(
+                InputError(
+                    f"the template {item.entry.path!r} uses {name!r}, which is not declared",
+                    reason="template-variable",
+                    hint=nearest(name, spec.vars) or "declare it under the node's vars",
+                )
+            )
         return spec.vars.get(name, "").encode()
 
     filled = _VARIABLE.sub(value, content)

@@ -71,11 +71,19 @@ class Run:
         """Run it and keep what changed."""
         below = stack_of(task, task.inputs["on"])
         staged, executable = _staged(task)
-        done = task.execute(Action(
-            command=_words(task.spec), root=tuple(ref.layer for ref in below), inputs=staged,
-            executable=executable, env=task.spec.env, layer=True, drop=task.spec.drop,
-            platform=task.platform, timeout=task.spec.timeout,
-        ))
+        done = task.execute(
+            Action(
+                command=_words(task.spec),
+                root=tuple(ref.layer for ref in below),
+                inputs=staged,
+                executable=executable,
+                env=task.spec.env,
+                layer=True,
+                drop=task.spec.drop,
+                platform=task.platform,
+                timeout=task.spec.timeout,
+            )
+        )
         assert done.layer is not None, "an action with layer=True yields one"
         return stored_outputs(task, done.layer, below)
 
@@ -100,11 +108,18 @@ class Rule:
         """Run it and keep its outputs by name; a single one is also `file`."""
         below = stack_of(task, task.inputs["on"])
         staged, executable = _staged(task)
-        done = task.execute(Action(
-            command=_words(task.spec), root=tuple(ref.layer for ref in below), inputs=staged,
-            executable=executable, outputs=task.spec.outputs, env=task.spec.env,
-            platform=task.platform, timeout=task.spec.timeout,
-        ))
+        done = task.execute(
+            Action(
+                command=_words(task.spec),
+                root=tuple(ref.layer for ref in below),
+                inputs=staged,
+                executable=executable,
+                outputs=task.spec.outputs,
+                env=task.spec.env,
+                platform=task.platform,
+                timeout=task.spec.timeout,
+            )
+        )
         if len(done.outputs) == 1:
             return {**done.outputs, "file": next(iter(done.outputs.values()))}
         return done.outputs
@@ -121,9 +136,9 @@ def _staged(task: Task) -> tuple[dict[str, Blob], tuple[str, ...]]:
     for role, some in task.inputs.items():
         if role.startswith("inputs."):
             for one in some:
-                staged.update(_files(role[len("inputs."):], one))
+                staged.update(_files(role[len("inputs.") :], one))
     for role, files in task.sources.items():
-        label = role[len("sources."):]
+        label = role[len("sources.") :]
         for logical, file in _followed(task, role, files):
             path = f"{label}/{logical}" if logical else label
             assert file.blob is not None, "a source file of type file has a blob"
@@ -152,8 +167,8 @@ def _followed(task: Task, role: str, files: Sequence[SourceFile]) -> Iterator[tu
         if found is None or found.type == "link":
             raise NodeError(
                 f"{task.name}: the link {file.logical!r} of {role} leads to no file of this source",
-                reason="source-link", hint=f"it points to {file.target!r}",
+                reason="source-link",
+                hint=f"it points to {file.target!r}",
             )
         if found.type == "file":
             yield file.logical, found
-
