@@ -57,7 +57,13 @@ def _present(name: str, package: str) -> str | None:
 
 def _cached(name: str, package: str) -> str | None:
     places = (CACHE / package / place / name for place in PLACES)
-    return next((str(place) for place in places if os.access(place, os.X_OK)), None)
+    return next((str(place) for place in places if os.access(place, os.X_OK) and _links(place)), None)
+
+
+def _links(program: Path) -> bool:
+    """Whether this machine has the libraries of a program out of another suite."""
+    command = ["ldd", str(program)]
+    return "not found" not in subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def _installed(name: str, package: str) -> str | None:

@@ -32,7 +32,12 @@ def download(target: Target, blobs: Iterable[Blob], cas: Cas, events: Events, *,
 
 
 def fetch(
-    target: Target, version: str, into: Path, *, digest: str | None = None, size: int | None = None,
+    target: Target,
+    version: str,
+    into: Path,
+    *,
+    digest: str | None = None,
+    size: int | None = None,
     progress: Progress = silent,
 ) -> Blob:
     """One blob or manifest as a file.

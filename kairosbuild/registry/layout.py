@@ -102,6 +102,8 @@ class LayoutTarget:
         handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
+            for left in self.folder.glob("blobs/sha256/.*.tmp"):  # by somebody who was killed here
+                left.unlink(missing_ok=True)
             yield
         finally:
             os.close(handle)

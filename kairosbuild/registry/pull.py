@@ -35,6 +35,7 @@ def pull(
     into.mkdir(parents=True, exist_ok=True)
     waiting = Path(tempfile.mkdtemp(dir=into, prefix=".pull-"))
     try:
+
         def one(blob: Blob, progress: Progress) -> int:
             target.get_blob(blob, waiting / blob.hex, progress=progress)
             return blob.size

@@ -21,11 +21,21 @@ _LAYOUT = ("oci:", "oci-layout:")
 
 
 class Registries:
-    """Opens targets, one client for each host. `insecure` names hosts spoken to in plain HTTP."""
+    """Opens targets, one client for each host.
+
+    `insecure` names hosts spoken to in plain HTTP, as loopback is unless `plain_loopback` is false;
+    `ca` is a bundle of certificates to trust instead of the system's.
+    """
 
     def __init__(
-        self, *, insecure: Collection[str] = (), ca: Path | None = None, limits: Limits | None = None
+        self,
+        *,
+        insecure: Collection[str] = (),
+        plain_loopback: bool = True,
+        ca: Path | None = None,
+        limits: Limits | None = None,
     ) -> None:
+        self._plain_loopback = plain_loopback
         self._insecure = frozenset(insecure)
         self._ca = ca
         self._limits = limits
@@ -49,7 +59,12 @@ class Registries:
         return RemoteTarget(where, self._client(where)), where.digest or where.tag
 
     def fetch(
-        self, uri: str, into: Path, *, digest: str | None = None, size: int | None = None,
+        self,
+        uri: str,
+        into: Path,
+        *,
+        digest: str | None = None,
+        size: int | None = None,
         progress: Progress = silent,
     ) -> Blob:
         """A material by its uri into a file: `fetch.fetch` on what `open` gives."""
@@ -63,7 +78,8 @@ class Registries:
 
         with self._lock:
             if where.endpoint not in self._clients:
-                plain = True if {where.host, where.endpoint} & self._insecure else None
+                said = bool({where.host, where.endpoint} & self._insecure)
+                plain = True if said else None if self._plain_loopback else False
                 self._clients[where.endpoint] = Client(
                     where.endpoint, insecure=plain, ca=self._ca, limits=self._limits
                 )

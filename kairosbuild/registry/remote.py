@@ -254,4 +254,3 @@ def _with_query(url: str, **more: str) -> str:
     parts = urlsplit(url)
     query = [*parse_qsl(parts.query, keep_blank_values=True), *more.items()]
     return parts._replace(query=urlencode(query)).geturl()
-

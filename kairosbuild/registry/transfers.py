@@ -34,17 +34,22 @@ def in_parallel(
 ) -> list[T]:
     """`work` for each, in order. The first failure is raised once the others have heeded `stop`."""
     stop = stop or threading.Event()
-    with ThreadPoolExecutor(jobs, thread_name_prefix="transfer") as pool:
-        futures = [pool.submit(work, blob) for blob in blobs]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-            _raise_first(futures)
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            _raise_first(futures)
-            raise
-        return [future.result() for future in futures]
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="transfer")
+    futures = [pool.submit(work, blob) for blob in blobs]
+    try:
+        wait(futures, return_when=FIRST_EXCEPTION)
+        _raise_first(futures)
+    except Exception:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        _raise_first(futures)
+        raise
+    except BaseException:  # the run is interrupted: nobody waits for a registry's answer
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+    return [future.result() for future in futures]
 
 
 def _one(blob: Blob, work: Move, events: Events, verb: str, stop: threading.Event) -> int:

@@ -13,17 +13,20 @@ CONFIG = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
 storage: {{filesystem: {{rootdirectory: {data}}}, delete: {{enabled: true}}}}
-http: {{addr: "127.0.0.1:{port}"}}
+{http}
 {more}
 """
+PLAIN = 'http: {{addr: "127.0.0.1:{port}"}}'
 
 
 @contextmanager
-def started(folder: Path, *, port: int = 0, more: str = "") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def started(
+    folder: Path, *, port: int = 0, http: str = PLAIN, more: str = ""
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """HOST:PORT and the process. The data stay in `folder`, so that it can be started again on them."""
     port = port or free_port()
     config = folder / "config.yml"
-    config.write_text(CONFIG.format(data=folder / "data", port=port, more=more))
+    config.write_text(CONFIG.format(data=folder / "data", http=http.format(port=port), more=more))
     with (folder / "log").open("ab") as log:
         command = [peer("docker-registry"), "serve", str(config)]
         process = subprocess.Popen(command, stdout=log, stderr=log)

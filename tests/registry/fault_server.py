@@ -19,11 +19,11 @@ class Fault:
 
     match: str
     times: int = 1
-    status: int = 0                    # answer this, and nothing else
+    status: int = 0  # answer this, and nothing else
     headers: dict[str, str] = field(default_factory=dict)  # put over the answer's own
-    body: bytes | None = None          # the answer's body instead
-    reset: bool = False                # RST before anything is answered
-    cut: int = -1                      # close after so many bytes of the body
+    body: bytes | None = None  # the answer's body instead
+    reset: bool = False  # RST before anything is answered
+    cut: int = -1  # close after so many bytes of the body
     change: Callable[[bytes], bytes] | None = None
 
     def takes(self, line: str) -> bool:

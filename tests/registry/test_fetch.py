@@ -118,8 +118,7 @@ def test_odd_manifests_are_refused(shelf: Shelf, document: object) -> None:
 FIELDS = ["config", "layers", "digest", "size", "mediaType", "annotations", "artifactType"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just(GOOD_DIGEST),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(FIELDS), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner),
     max_leaves=12,
 )
 

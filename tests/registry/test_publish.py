@@ -2,6 +2,14 @@
 
 import gzip
 import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +27,7 @@ from kairosbuild.registry.pull import pull
 from kairosbuild.registry.registries import Registries
 from kairosbuild.registry.retry import Limits
 from kairosbuild.registry.target import Target
+from kairosbuild.registry.transfers import in_parallel
 from kairosbuild.store.cas import Cas
 
 QUICK = Limits(connect=2, read=5, attempts=3, pause=0.001, longest=5)
@@ -267,3 +276,54 @@ def test_what_was_published_comes_back(build: Build, registry: str, tmp_path: Pa
     assert file == tmp_path / "out/os.raw"
     assert file.read_bytes() == b"disk" * 300_000
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["os.raw"]
+
+
+def test_a_killed_publisher_leaves_nothing_for_long(build: Build, tmp_path: Path) -> None:
+    program = f"""
+import io, os, signal
+from pathlib import Path
+from kairosbuild.core.digest import of_bytes
+from kairosbuild.registry.layout import LayoutTarget
+def die(moved):
+    os.kill(os.getpid(), signal.SIGKILL)
+target = LayoutTarget(Path({str(tmp_path / "dist")!r}))
+with target.writing():
+    target.put_blob(of_bytes(b"x" * 9), lambda: io.BytesIO(b"x" * 9), progress=die)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(names(tmp_path / "dist")) == 1
+    target, _ = Registries().open(f"oci:{tmp_path}/dist")
+    assert target.tags() == ()
+    build.publish(target, build.image())
+    assert not [name for name in names(tmp_path / "dist") if not re.fullmatch("[0-9a-f]{64}", name)]
+
+
+def test_publishers_of_one_layout_take_turns(build: Build, tmp_path: Path) -> None:
+    """Each drops what only the tag it replaces needed, which may be what another is about to count on."""
+    images = [build.image("os", b"a" * 99_999, bytes([n])) for n in range(4)]
+
+    def work(number: int) -> None:
+        target, _ = Registries().open(f"oci:{tmp_path}/dist")
+        for turn in range(6):
+            build.publish(target, images[(number + turn) % 4])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    target, _ = Registries().open(f"oci:{tmp_path}/dist")
+    found = resolve(target, "latest", "linux/amd64")
+    assert all(map(target.has_blob, found.blobs))
+    assert len(names(tmp_path / "dist")) == 4
+
+
+def test_an_interrupt_does_not_wait_for_the_registry(build: Build) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        blobs = [of_bytes(bytes([n])) for n in range(4)]
+        target, _ = Registries().open(f"127.0.0.1:{silent.getsockname()[1]}/a")
+        timer = threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            in_parallel(target.has_blob, blobs)
+        timer.join()

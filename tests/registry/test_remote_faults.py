@@ -221,7 +221,9 @@ def test_a_name_that_resolves_to_nothing() -> None:
 
 
 def test_plain_http_is_for_loopback_or_when_said() -> None:
-    assert Client("localhost:5000").url(parse("localhost:5000/a"), "x").startswith("http://localhost:5000/v2/a/")
+    assert (
+        Client("localhost:5000").url(parse("localhost:5000/a"), "x").startswith("http://localhost:5000/v2/a/")
+    )
     assert Client("reg.example.com").url(parse("reg.example.com/a"), "x").startswith("https://")
     said = Client("reg.example.com", insecure=True)
     assert said.url(parse("reg.example.com/a"), "x") == "http://reg.example.com/v2/a/x"
@@ -346,7 +348,9 @@ def test_credentials_do_not_follow_a_redirect(no_logins: Path, tmp_path: Path) -
 def test_a_challenge_from_elsewhere_gets_no_answer(no_logins: Path, tmp_path: Path) -> None:
     with FaultServer() as server, FaultServer(tokens=True) as elsewhere:
         login(no_logins, elsewhere.host)
-        server.fault("GET", times=9, status=302, headers={"Location": f"http://{elsewhere.host}/v2/a/blobs/x"})
+        server.fault(
+            "GET", times=9, status=302, headers={"Location": f"http://{elsewhere.host}/v2/a/blobs/x"}
+        )
         refused("registry-unauthorised", remote(server).get_blob, BLOB, tmp_path / "x")
         assert elsewhere.tokens_given == []
 
