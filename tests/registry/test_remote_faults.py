@@ -164,7 +164,7 @@ def test_our_own_damage_is_never_sent_whole(faults: FaultServer) -> None:
 
 def test_an_unreadable_blob_is_not_the_registrys_fault(faults: FaultServer, tmp_path: Path) -> None:
     refused("blob-unreadable", remote(faults).put_blob, BLOB, (tmp_path / "gone").open)
-    assert faults.count("PUT") == 1
+    assert faults.count("POST") == 1  # whether the PUT got there is a race
 
 
 def test_a_digest_echoed_wrong_is_refused(faults: FaultServer) -> None:
