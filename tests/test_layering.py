@@ -23,7 +23,7 @@ MAY_IMPORT = {
 # A library that only these files may name: each stands behind one door.
 ONLY_IN = {
     "networkx": {"graph/dag.py"},
-    "diskcache": {"store/actions.py", "store/inline.py"},
+    "diskcache": {"store/disk.py"},
     "tqdm": {"cli/progress.py"},
     "oras": {"registry/client.py"},
     "pysequoia": {"sources/openpgp.py"},

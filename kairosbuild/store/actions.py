@@ -24,7 +24,7 @@ from kairosbuild.store.record import Record
 from kairosbuild.store.space import disk_full
 
 if TYPE_CHECKING:
-    from kairosbuild.store.inline import InlineCache
+    from kairosbuild.store.disk import InlineCache
 
 _RECORD, _LAST = "record:", "last:"
 _ROWS = 500  # keys in one select; sqlite allows 999 parameters in its oldest builds
@@ -205,13 +205,10 @@ class ActionCache:
         """diskcache over this folder: keeps everything until told, waits long, unpickles nothing."""
         self._after_fork()
         if self._writer is None:
-            from diskcache import DEFAULT_SETTINGS
+            from kairosbuild.store.disk import SETTINGS, InlineCache, InlineDisk
 
-            from kairosbuild.store.inline import InlineCache, InlineDisk
-
-            settings = {**DEFAULT_SETTINGS, "eviction_policy": "none", "cull_limit": 0}
-            self._straighten(settings)
-            self._writer = InlineCache(str(self.root), timeout=_WAIT, disk=InlineDisk, **settings)
+            self._straighten(SETTINGS)
+            self._writer = InlineCache(str(self.root), timeout=_WAIT, disk=InlineDisk, **SETTINGS)
         return self._writer
 
     def _straighten(self, settings: Mapping[str, Any]) -> None:

@@ -76,7 +76,7 @@ def document(data: object) -> Any:
     if not isinstance(data, bytes) or hashlib.sha256(data[_SUM:]).digest() != data[:_SUM]:
         return None
     try:
-        return json.loads(data[_SUM:])
+        return json.loads(data[_SUM:].decode())
     except ValueError:
         return None
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from store_records import a_record
 
 from kairosbuild.store import record as records
-from kairosbuild.store.inline import InlineDisk
+from kairosbuild.store.disk import InlineDisk
 from kairosbuild.store.record import Record
 from kairosbuild.store.store import Store
 

@@ -13,6 +13,9 @@ from typing import Any, NoReturn
 import diskcache
 from diskcache.core import DBNAME, DEFAULT_SETTINGS, MODE_RAW, UNKNOWN
 
+SETTINGS = {**DEFAULT_SETTINGS, "eviction_policy": "none", "cull_limit": 0}
+"""diskcache keeps what it is given: its own limits know nothing of what a record keeps alive."""
+
 
 class InlineDisk(diskcache.Disk):  # type: ignore[misc]
     """Text keys, bytes values. Whatever else a row offers is a KeyError."""
@@ -64,7 +67,7 @@ class InlineCache(diskcache.Cache):  # type: ignore[misc]
             self._shared = sqlite3.connect(
                 path, timeout=self._timeout, isolation_level=None, check_same_thread=False
             )
-            for key, value in DEFAULT_SETTINGS.items():
+            for key, value in SETTINGS.items():
                 if key.startswith("sqlite_"):
                     self.reset(key, value, update=False)
         return self._shared
