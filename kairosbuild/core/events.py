@@ -23,7 +23,8 @@ EventType = Literal[
 class Event:
     """One thing that happened. `subject` is the node, blob or reference it happened to.
 
-    `at` is monotonic seconds; `data` is JSON-able detail (bytes, seconds, reason, key, message).
+    `at` is monotonic seconds; `data` is JSON-able detail (seconds, reason, key, message). A transfer's
+    `size` is said when it starts; `bytes`, so far, with its progress and when it finishes.
     """
 
     type: EventType

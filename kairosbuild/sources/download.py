@@ -97,7 +97,7 @@ class Downloader:
         return {w.uri: job.result() for w, job in running}
 
     def _one(self, wanted: Wanted, into: Path) -> Blob:
-        self.events.emit("transfer-started", wanted.uri, bytes=wanted.size)
+        self.events.emit("transfer-started", wanted.uri, size=wanted.size or 0)
         started = monotonic()
         for attempt in range(1, self.attempts + 1):
             try:
@@ -128,7 +128,7 @@ class Downloader:
             for number, w in enumerate(wanted)
         ]
         for w in wanted:
-            self.events.emit("transfer-started", w.uri, bytes=w.size)
+            self.events.emit("transfer-started", w.uri, size=w.size or 0)
         complaints = apthelper.run(self.helper, jobs, self.timeout, self.attempts - 1, self.cancelled)
         if self.cancelled.is_set():
             raise _cancelled()
@@ -175,7 +175,7 @@ def _stream(address: str, wanted: Wanted, out: BinaryIO, loader: Downloader) -> 
                     raise _too_large(address, limit)
                 sha.update(chunk)
                 out.write(chunk)
-                loader.events.emit("transfer-progress", wanted.uri, done=size, bytes=wanted.size)
+                loader.events.emit("transfer-progress", wanted.uri, bytes=size)
     except HTTPError as error:
         raise _of_status(address, error) from None
     except FileNotFoundError:
