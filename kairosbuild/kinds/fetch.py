@@ -16,7 +16,7 @@ class FetchSpec:
 
     url: str = text(
         "Where the file is.",
-        pattern=r"(https?|file|debian|debian-security)://?\S+|debian(-security)?:\S+",
+        pattern=r"https?://[^\s/]\S*|file:\S+|debian(-security)?:\S+",
         example="https://example.com/tool-1.2.tar.gz",
     )
     sha256: str = digest("What the file has to be.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import translate
 from functools import cache
@@ -13,7 +13,7 @@ from typing import ClassVar
 from kairosbuild.core.errors import InputError, KbuildError, nearest, raise_problems
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.graph.stack import layer_outputs
-from kairosbuild.oci.entry import Entry
+from kairosbuild.oci.entry import Entry, is_whiteout, whiteout_of
 from kairosbuild.oci.layer import write_layer
 from kairosbuild.recipe.fields import flag, integer, mode, recordmap, source, text, textmap, texts
 
@@ -45,6 +45,16 @@ LEFT_TO_OTHERS = frozenset(
 """Folders that are not 0755 root:root everywhere: without an entry they stay as layers below have them."""
 
 
+def _inside(paths: Iterable[str]) -> str:
+    """What is wrong with paths of the root, or ""."""
+    for path in paths:
+        if any(part in ("", ".", "..") for part in path.strip("/").split("/")):
+            return f"{path!r} leads out of the root or is not plain; write it as etc/hosts"
+        if is_whiteout(path):
+            return f"{path!r} has a name that hides what is below; name it under remove instead"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class FileSpec:
     """One file, written out in the recipe or taken from the workspace."""
@@ -70,9 +80,10 @@ class OverlaySpec:
     """Files to put over what layers below have."""
 
     source: str = source("A folder of the workspace that is laid over the root.", "")
-    files: Mapping[str, FileSpec] = recordmap("Single files by their path.", FileSpec, {})
-    dirs: Mapping[str, FolderSpec] = recordmap("Folders by their path.", FolderSpec, {})
-    links: Mapping[str, str] = textmap("Symbolic links: path to target.", {})
+    files: Mapping[str, FileSpec] = recordmap("Single files by their path.", FileSpec, {}, check=_inside)
+    dirs: Mapping[str, FolderSpec] = recordmap("Folders by their path.", FolderSpec, {}, check=_inside)
+    links: Mapping[str, str] = textmap("Symbolic links: path to target.", {}, check=_inside)
+    remove: tuple[str, ...] = texts("Paths of layers below that are gone.", (), check=_inside)
     owners: Mapping[str, str] = textmap(
         "Owners by glob, as `uid:gid`; the last that matches counts.", {}, pattern=_OWNER, example="1000:1000"
     )
@@ -111,7 +122,9 @@ class Overlay:
         members = _members(task)
         tar = task.scratch / "layer.tar"
         with tar.open("xb") as out:
-            index = write_layer(((one.entry, one.content) for one in members), out, task.epoch)
+            index = write_layer(
+                ((one.entry, one.content) for one in members), out, task.epoch, flat_time=True
+            )
         return layer_outputs(task, tar, index)
 
 
@@ -123,7 +136,7 @@ def _members(task: Task) -> list[_Item]:
     found: dict[str, _Item] = {}
     for item in (*_from_source(task), *_from_spec(task)):
         try:
-            path = _placed(item.entry.path, spec, moved)
+            path = _placed(item.entry, spec, moved)
             found[path] = replace(item, entry=replace(item.entry, path=path))
         except InputError as error:
             problems.append(error)
@@ -132,6 +145,7 @@ def _members(task: Task) -> list[_Item]:
     for path in list(found):
         _add_folders(path, found)
     items = [_dressed(item, spec) for item in found.values()]
+    items += [_Item(Entry(whiteout_of(path.strip("/")), "file", 0), b"") for path in spec.remove]
     items = [_filled(item, spec, problems) for item in items]
     raise_problems(problems)
     return items
@@ -180,21 +194,16 @@ def _content(task: Task, path: str, file: FileSpec) -> tuple[int, Path | bytes]:
     return found[0].blob.size, task.source_path(role, "")
 
 
-def _placed(path: str, spec: OverlaySpec, moved: set[str]) -> str:
+def _placed(entry: Entry, spec: OverlaySpec, moved: set[str]) -> str:
     """Where a member really goes. Raises InputError for a path that leads out of the root."""
-    parts = path.strip("/").split("/")
-    if any(part in ("", ".", "..") for part in parts):
-        raise InputError(
-            f"{path!r} leads out of the root or is not plain",
-            reason="overlay-path",
-            hint="write it from the root, as etc/hosts",
-        )
-    if parts[0] in MERGED and not spec.split_usr and len(parts) > 1:
-        moved.add(parts[0])
-        parts.insert(0, "usr")
-    elif parts[0] in MERGED and not spec.split_usr:
-        parts.insert(0, "usr")
-    return "/".join(parts)
+    path = entry.path.strip("/")
+    if complaint := _inside([path]):
+        raise InputError(complaint, reason="overlay-path")
+    top, _, rest = path.partition("/")
+    if top in MERGED and not spec.split_usr and (rest or entry.type == "dir"):
+        moved.add(top)
+        return f"usr/{path}"
+    return path
 
 
 def _add_folders(path: str, found: dict[str, _Item]) -> None:

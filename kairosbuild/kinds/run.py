@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,11 +12,19 @@ from kairosbuild.core.errors import NodeError
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import UNLOCKED, Input, Locked, Locker, Outputs, SourceFile, Task
 from kairosbuild.graph.stack import stack_of, stored_outputs
-from kairosbuild.recipe.fields import duration, refmap, refs, sourcemap, text, textmap, texts
+from kairosbuild.recipe.fields import refmap, refs, sourcemap, text, textmap, texts
 
 _LINKS = 40  # links followed one after the other, as Linux does
 
 ROOT = ("layer", "tools")
+
+
+def _plain(paths: Iterable[str]) -> str:
+    """What is wrong with paths beneath /in or /out, or ""."""
+    for path in paths:
+        if any(part in ("", ".", "..") for part in path.split("/")):
+            return f"{path!r} is not a plain relative path"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +35,13 @@ class RunSpec:
     command: str = text("What `/bin/sh -euc` runs, as root.", least=1)
     arguments: tuple[str, ...] = texts("The command's $1, $2, …", ())
     inputs: Mapping[str, str] = refmap(
-        "Nodes whose files are at /in/LABEL (at /in/LABEL/OUTPUT when a node has several).", {}
+        "Nodes whose files are at /in/LABEL (at /in/LABEL/OUTPUT when a node has several).", {}, check=_plain
     )
-    sources: Mapping[str, str] = sourcemap("Files and folders of the workspace at /in/LABEL.", {})
+    sources: Mapping[str, str] = sourcemap(
+        "Files and folders of the workspace at /in/LABEL.", {}, check=_plain
+    )
     env: Mapping[str, str] = textmap("Environment variables.", {})
     drop: tuple[str, ...] = texts("Paths (globs) that are left out of the layer.", ())
-    timeout: int | None = duration("Stop the command after so long.", None, hint=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +51,14 @@ class RuleSpec:
     on: tuple[str, ...] = refs("Layers that are the command's root, bottom to top.", accepts=ROOT, least=1)
     command: str = text("What `/bin/sh -euc` runs; it leaves its outputs in /out.", least=1)
     arguments: tuple[str, ...] = texts("The command's $1, $2, …", ())
-    outputs: tuple[str, ...] = texts("Files the command leaves in /out.", least=1)
+    outputs: tuple[str, ...] = texts("Files the command leaves in /out.", least=1, check=_plain)
     inputs: Mapping[str, str] = refmap(
-        "Nodes whose files are at /in/LABEL (at /in/LABEL/OUTPUT when a node has several).", {}
+        "Nodes whose files are at /in/LABEL (at /in/LABEL/OUTPUT when a node has several).", {}, check=_plain
     )
-    sources: Mapping[str, str] = sourcemap("Files and folders of the workspace at /in/LABEL.", {})
+    sources: Mapping[str, str] = sourcemap(
+        "Files and folders of the workspace at /in/LABEL.", {}, check=_plain
+    )
     env: Mapping[str, str] = textmap("Environment variables.", {})
-    timeout: int | None = duration("Stop the command after so long.", None, hint=True)
 
 
 class Run:
@@ -81,7 +91,6 @@ class Run:
                 layer=True,
                 drop=task.spec.drop,
                 platform=task.platform,
-                timeout=task.spec.timeout,
             )
         )
         assert done.layer is not None, "an action with layer=True yields one"
@@ -117,7 +126,6 @@ class Rule:
                 outputs=task.spec.outputs,
                 env=task.spec.env,
                 platform=task.platform,
-                timeout=task.spec.timeout,
             )
         )
         if len(done.outputs) == 1:

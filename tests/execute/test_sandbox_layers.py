@@ -103,7 +103,7 @@ def test_changes_become_a_layer(run: Run, store: Store) -> None:
     found = members(
         store,
         run(
-            "echo new > /etc/new; rm /etc/old; echo more >> /etc/secret; rm -r /box; mkdir /box; touch /box/y;"
+            "echo new > /etc/new; rm /etc/old; echo more >> /etc/secret; rm -r /box; mkdir /box; : > /box/y;"
             "mkdir -p /opt/a; cp /bin/cat /opt/a/tool; chown 1:2 /opt/a/tool; chmod 4755 /opt/a/tool;"
             "cd /opt; ln a/tool a/same; ln -s tool a/link; chown -h 3:4 a/link; mkfifo pipe",
             low,
@@ -165,7 +165,8 @@ def test_drop_leaves_things_out(run: Run, store: Store) -> None:
     found = members(
         store,
         run(
-            "mkdir -p /var/cache/a /var/log; cd /var; touch cache/a/b log/x-old log/x; rm /keep; ln log/x log/l",
+            "cd /; mkdir -p var/cache/a var/log; cd var; touch cache/a/b log/x-old log/x;"
+            "rm /keep; ln log/x log/l",
             low,
             drop=("var/cache/*", "/var/log/*-old", "keep", "var/log/l"),
         ),
@@ -283,7 +284,8 @@ def test_layers_below_stay_as_they_are(run: Run, store: Store) -> None:
 
 
 SCRIPT = (
-    "mkdir -p /srv/a /home/u; cd /srv; echo text > a/f; chown 42:43 a/f; chmod 2750 a; chown 1000:1000 /home/u;"
+    "cd /; mkdir -p srv/a home/u; cd srv; echo text > a/f; chown 42:43 a/f; chmod 2750 a;"
+    "chown 1000:1000 /home/u;"
     "ln -s f a/l; rm /bin/kill; ln a/f h; chown 65534 h; id; stat -c '%u %a' a/f /bin/sh"
 )
 AS_SOMEBODY = """
