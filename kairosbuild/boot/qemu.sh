@@ -19,25 +19,37 @@ trap 'kill -KILL $machine 2>/dev/null' EXIT
 plain() { tr -d '\r\033' < $serial | sed 's/\[[0-9;?]*[A-Za-z]//g'; }
 
 verdict=
-waited=0
+seen=0
+end=$(($(date +%s) + SECONDS_MAX))
 while [ -z "$verdict" ]; do
     sleep 0.2
-    waited=$((waited + 1))
     alive=yes
     kill -0 $machine 2>/dev/null || alive=
-    if plain | grep -aqE "$FAILURE"; then
-        verdict=failed
-        sleep 1
-    elif [ "$(grep -ac 'Linux version ' $serial)" -gt 1 ]; then
-        verdict=restarted
-    elif plain | grep -aqE "$EXPECT"; then
-        verdict=reached
+    size=$(stat -c %s $serial)
+    if [ "$size" -gt "$seen" ]; then
+        seen=$size
+        plain > /tmp/console
+        if [ "$(grep -ac 'Linux version ' /tmp/console)" -gt 1 ]; then
+            verdict=restarted
+        elif grep -aqE "$FAILURE" /tmp/console; then
+            verdict=failed
+        elif grep -aqE "$EXPECT" /tmp/console; then
+            verdict=reached
+        fi
     elif [ -z "$alive" ]; then
         verdict=stopped
-    elif [ $waited -gt $((SECONDS_MAX * 5)) ]; then
+    fi
+    if [ -z "$verdict" ] && [ "$(date +%s)" -gt $end ]; then
         verdict=timeout
     fi
 done
+if [ $verdict = failed ]; then # what follows says whether the machine restarts or goes on
+    waited=0
+    while kill -0 $machine 2>/dev/null && [ $waited -lt 60 ]; do
+        sleep 0.5
+        waited=$((waited + 1))
+    done
+fi
 kill $machine 2>/dev/null
 wait $machine 2>/dev/null
 trap - EXIT

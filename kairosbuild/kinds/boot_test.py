@@ -42,7 +42,7 @@ class BootTestSpec:
     )
     memory: int = integer("The machine's memory in MiB.", 1024, least=256)
     cpus: int = integer("The machine's processors.", 2, least=1, most=64)
-    timeout: int | None = duration("Give up after so long.", 300, hint=True)
+    timeout: int | None = duration("Give up after so long.", 600, hint=True)
     accel: str = choice("`kvm` where /dev/kvm works, else emulation.", ("tcg", "kvm"), "tcg", hint=True)
 
 
@@ -92,7 +92,7 @@ def _disk(task: Task) -> tuple[Blob, str]:
 
 def _boot(task: Task, disk: Blob, disk_format: str) -> qemu.Boot:
     spec: BootTestSpec = task.spec
-    seconds = spec.timeout or 300
+    seconds = spec.timeout or 600
     machine = qemu.Machine(spec.cpus, spec.memory, spec.accel)
     done = task.execute(
         Action(

@@ -37,6 +37,20 @@ _DEPMOD = (
     "modules.builtin.alias.bin",
     "modules.weakdep",
 )
+_DEPMOD_SCRIPT = """
+version=$1
+shift
+for layer in /in/*; do
+    tar -x -f "$layer" -C /tmp --wildcards --no-same-owner "*lib/modules/$version/*" 2>/dev/null || true
+    find /tmp -name '.wh.*' | while read -r mark; do
+        rm -rf "${mark%.wh.*}${mark##*/.wh.}" "$mark"
+    done
+done
+[ -e /tmp/lib ] || ln -s usr/lib /tmp/lib
+depmod -b /tmp -o /out "$version"
+cd "/out/lib/modules/$version"
+for name; do [ -e "$name" ] || : > "$name"; done
+"""
 _STAMP = (
     b"# Everything that follows an update of /usr was settled when the image was built.\nTIMESTAMP_NSEC=%d\n"
 )
@@ -207,16 +221,13 @@ def _depmod(task: Task, version: str, holders: Sequence[_Layer]) -> Outputs:
     layers = [one.ref.layer for one in holders]
 
     def make() -> Outputs:
-        script = (
-            f"mkdir -p /out/lib/modules; depmod -b / -o /out {version}; "
-            f"cd /out/lib/modules/{version}; for f in {' '.join(_DEPMOD)}; do [ -e $f ] || : > $f; done"
-        )
         done = task.execute(
             Action(
-                ("/bin/sh", "-euc", script),
-                (*layers, tools),
+                ("/bin/sh", "-euc", _DEPMOD_SCRIPT, "sh", version, *_DEPMOD),
+                (tools,),
+                {f"{number:03}": layer for number, layer in enumerate(layers)},
+                tuple(f"lib/modules/{version}/{name}" for name in _DEPMOD),
                 platform=task.platform,
-                outputs=tuple(f"lib/modules/{version}/{name}" for name in _DEPMOD),
             )
         )
         return {f"usr/{path}": blob for path, blob in done.outputs.items() if blob.size}
