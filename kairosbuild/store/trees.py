@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -125,17 +124,18 @@ def _boot() -> str:
 
 
 def _delete(folder: Path) -> None:
-    """rmtree that also opens folders of ours that nobody may write in."""
-
-    def unlock(remove: Callable[..., object], path: str, problem: object) -> None:
-        parent = os.path.dirname(path)
-        for blocked in (parent, path):
-            if stat.S_ISDIR(os.lstat(blocked).st_mode):
-                os.chmod(blocked, 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
-
+    """rmtree that also opens folders of ours in which nobody may write."""
     with suppress(FileNotFoundError):
-        shutil.rmtree(folder, onerror=unlock)
+        try:
+            shutil.rmtree(folder)
+        except PermissionError:
+            _unlock(folder)
+            shutil.rmtree(folder)
+
+
+def _unlock(folder: Path) -> None:
+    closed = [os.fspath(folder)]
+    while closed:
+        here = closed.pop()
+        os.chmod(here, 0o700)
+        closed += [entry.path for entry in os.scandir(here) if entry.is_dir(follow_symlinks=False)]
