@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty
 from typing import Any
 
@@ -32,9 +32,9 @@ from kairosbuild.store.record import Record
 
 Fetch = Callable[[Sequence[Material]], object]
 """Brings materials into the store, in parallel and verified."""
-_UNKNOWN = 1.0            # seconds a node is thought to take before it ever ran
-_LISTEN = 0.5             # seconds between looks for a signal that another thread of ours was given
-_PATIENCE = 15.0          # seconds the children get to end after an interruption
+_UNKNOWN = 1.0  # seconds a node is thought to take before it ever ran
+_LISTEN = 0.1  # seconds between looks whether the run shall stop
+_PATIENCE = 15.0  # seconds the children get to end after an interruption
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,12 @@ class Dispatcher:
         """Bring the targets up to date; `dirty` nodes may have changed, all others only through their inputs.
 
         Raises InputError for sources that cannot be read. What fails later is in the report. On
-        KeyboardInterrupt every child is ended, and the report says `interrupted`.
+        KeyboardInterrupt, or when `cancel` is set, every child is ended and the report says `interrupted`.
         """
         closure = set(self._work.graph.closure(targets))
         self._stale = set(dirty) & closure
         active = [i for i in self._work.graph.dependants(self._stale) if i in closure]
+        self._report.active = len(active)
         self._snapshot(self._stale)
         self._bench.events.emit("run-started", total=len(active), unchanged=len(closure) - len(active))
         with self._bench.store.lease():
@@ -94,8 +95,11 @@ class Dispatcher:
         self._workers.close()
         self._forget(active)
         self._bench.events.emit(
-            "run-finished", built=self._report.count("built"), hits=self._report.count("hit"),
-            failed=len(self._report.failed), skipped=len(self._report.skipped),
+            "run-finished",
+            built=self._report.count("built"),
+            hits=self._report.count("hit"),
+            failed=len(self._report.failed),
+            skipped=len(self._report.skipped),
         )
         return self._report
 
@@ -118,6 +122,8 @@ class Dispatcher:
         while True:
             while self._ready:
                 self._consider(self._ready.popleft())
+            if self._bench.cancel.is_set():
+                self._interrupt()
             while (i := self._schedule.start()) is not None:
                 self._launch(i)
             if not self._schedule.running:
@@ -129,7 +135,7 @@ class Dispatcher:
         """A node whose inputs are all settled: unchanged, in a cache, or to be built."""
         node = self._work.nodes[i]
         if i not in self._stale and node.result is not None:
-            self._settle(i, node.result, told=False)
+            self._settle(i, replace(node.result, where="memory"), told=False)
             return
         try:
             if node.snapshots is None:
@@ -141,7 +147,7 @@ class Dispatcher:
             return
         known = node.result
         if known and known.key == key and not self._bench.store.cas.missing(known.outputs.values()):
-            self._settle(i, known, told=False)
+            self._settle(i, replace(known, where="memory"), told=False)
         elif record := self._bench.results.local(key):
             self._settle(i, Result(key, record.outputs, record.seconds, "local"))
         else:
@@ -194,7 +200,7 @@ class Dispatcher:
     def _fail(self, i: int, error: BaseException) -> None:
         node = self._work.nodes[i]
         problem = _as_problem(node, error)
-        if getattr(problem, "reason", "") != "action-cancelled" or not self._bench.cancel.is_set():
+        if not self._bench.cancel.is_set():
             self._report.failed[i] = problem
             self._bench.events.emit(
                 "node-failed", node.name, message=problem.message, reason=problem.reason, hint=problem.hint
@@ -217,6 +223,7 @@ class Dispatcher:
         self._bench.cancel.set()
         self._report.interrupted = True
         self._schedule.drop()
+        self._ready.clear()
         deadline = time.monotonic() + _PATIENCE
         while self._schedule.running:
             try:
@@ -265,8 +272,13 @@ class _Job:
         self._gather()
         spec: Any = typed_spec(self._node.kind.Spec, self._node.declaration)
         task = BuildTask(
-            self._bench, name, spec, locked=self._node.locked, inputs=self._inputs,
-            snapshots=self._node.snapshots or {}, tools=self._tools,
+            self._bench,
+            name,
+            spec,
+            locked=self._node.locked,
+            inputs=self._inputs,
+            snapshots=self._node.snapshots or {},
+            tools=self._tools,
             timeout=self._node.declaration.hints.get("timeout"),
         )
         try:
@@ -291,7 +303,8 @@ class _Job:
         if gone := cas.missing([*blobs, *self._tools.values()]):
             raise HostError(
                 f"an input of {self._node.name} was removed from the store: {min(gone).digest}",
-                reason="input-evicted", hint="run the build again",
+                reason="input-evicted",
+                hint="run the build again",
             )
         materials = {Blob(one.digest, one.size): one for one in self._node.locked.materials}
         if lacking := cas.missing(materials):
@@ -329,7 +342,9 @@ def _as_problem(node: Node, error: BaseException) -> KbuildError:
         place = f" ({error.filename})" if error.filename else ""
         return HostError(f"{node.name}: {error.strerror or error}{place}", reason="os-error", origin=origin)
     problem = NodeError(
-        f"{node.name}: {type(error).__name__}: {error}", reason="kind-error", origin=origin,
+        f"{node.name}: {type(error).__name__}: {error}",
+        reason="kind-error",
+        origin=origin,
         hint=f"a bug in the kind {node.kind.name!r}; please report it",
     )
     problem.__cause__ = error

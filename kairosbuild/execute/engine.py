@@ -84,23 +84,29 @@ class Found(NamedTuple):
 
 
 class Outcome:
-    """What came of an evaluation, or what was known already. Nodes are read when they are asked for."""
+    """What came of an evaluation, or what was known already. Nodes are read when they are asked for.
+
+    Of `total` nodes `unchanged` needed no look at any cache, `hits` were found in one, `built` were built.
+    """
 
     def __init__(
-        self, head: Mapping[str, Any], results: Mapping[str, Found], *,
-        total: int, built: int = 0, hits: int = 0, failed: Mapping[str, KbuildError] | None = None,
-        skipped: Mapping[str, str] | None = None, interrupted: bool = False,
+        self,
+        head: Mapping[str, Any],
+        results: Mapping[str, Found],
+        *,
+        total: int,
+        unchanged: int,
+        built: int = 0,
+        hits: int = 0,
+        failed: Mapping[str, KbuildError] | None = None,
+        skipped: Mapping[str, str] | None = None,
+        interrupted: bool = False,
     ) -> None:
         self._head, self._results = head, results
-        self.total, self.built, self.hits = total, built, hits
+        self.total, self.unchanged, self.built, self.hits = total, unchanged, built, hits
         self.failed: Mapping[str, KbuildError] = failed or {}
         self.skipped: Mapping[str, str] = skipped or {}
         self.interrupted = interrupted
-
-    @property
-    def unchanged(self) -> int:
-        """How many nodes needed no look at any cache."""
-        return self.total - self.built - self.hits - len(self.failed) - len(self.skipped)
 
     @property
     def ok(self) -> bool:
@@ -191,9 +197,7 @@ def lock(
     return _session(request, wiring, events).lock(update)
 
 
-def _session(
-    request: Request, wiring: Wiring, events: Events, memory: memo.Memory | None = None
-) -> Session:
+def _session(request: Request, wiring: Wiring, events: Events, memory: memo.Memory | None = None) -> Session:
     from kairosbuild.execute.session import Session
 
     if memory is None:
@@ -229,7 +233,7 @@ def _unchanged(memory: memo.Memory, request: Request, events: Events) -> Outcome
     total = len(_asked(memory, request)) if request.nodes else int(memory.head["total"])
     events.emit("run-started", total=0, unchanged=total)
     events.emit("run-finished", built=0, hits=0, failed=0, skipped=0)
-    return Outcome(memory.head, _Lines(memory), total=total)
+    return Outcome(memory.head, _Lines(memory), total=total, unchanged=total)
 
 
 class _Lines(Mapping[str, Found]):

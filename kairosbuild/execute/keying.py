@@ -15,9 +15,14 @@ def document(work: Work, node: Node) -> dict[str, Any]:
     """The preimage. Inputs have results, and sources have been looked at."""
     assert node.snapshots is not None, node.name
     return preimage(
-        node.kind, node.declaration, platform=work.platform, epoch=work.epoch, inputs=inputs(work, node),
+        node.kind,
+        node.declaration,
+        platform=work.platform,
+        epoch=work.epoch,
+        inputs=inputs(work, node),
         sources={role: one.files for role, one in node.snapshots.items()},
-        locked=node.locked, tools=tools(work, node),
+        locked=node.locked,
+        tools=tools(work, node),
     )
 
 

@@ -102,8 +102,12 @@ class LockPhase:
         """What a node's lock depends on."""
         declared, kind = node.declaration, node.kind
         document = {
-            "format": FORMAT, "kind": kind.name, "version": kind.version, "spec": declared.spec,
-            "platform": self.means.platform, "epoch": self.means.epoch,
+            "format": FORMAT,
+            "kind": kind.name,
+            "version": kind.version,
+            "spec": declared.spec,
+            "platform": self.means.platform,
+            "epoch": self.means.epoch,
             "upstream": {
                 role: [self._stamp(self.find(name)) for name in names]
                 for role, names in declared.refs.items()
@@ -216,7 +220,7 @@ def file_of(entries: Mapping[str, LockEntry]) -> LockFile:
     """The lock file of these entries."""
     return LockFile(
         {name: entry for name, entry in entries.items() if not name.startswith(TOOLS)},
-        {name[len(TOOLS):]: entry for name, entry in entries.items() if name.startswith(TOOLS)},
+        {name[len(TOOLS) :]: entry for name, entry in entries.items() if name.startswith(TOOLS)},
     )
 
 

@@ -198,5 +198,5 @@ def code_stamp() -> str:
                         todo.append(entry.path)
                 elif entry.name.endswith((".py", ".json", ".sh")):
                     s = entry.stat()
-                    found.append(f"{entry.path[len(top):]} {s.st_size} {s.st_mtime_ns}")
+                    found.append(f"{entry.path[len(top) :]} {s.st_size} {s.st_mtime_ns}")
     return sha256("\n".join([sys.version, *sorted(found)]).encode()).hexdigest()

@@ -62,7 +62,7 @@ class Work:
     nodes: Mapping[int, Node]
     platform: str
     epoch: int
-    root: str                        # the workspace folder, absolute and real
+    root: str  # the workspace folder, absolute and real
 
     def named(self, name: str) -> Node:
         """The node of this name."""
@@ -71,13 +71,17 @@ class Work:
 
 @dataclass(slots=True)
 class Report:
-    """What came of an evaluation, by index. A node that is nowhere in it stayed as it was."""
+    """What came of an evaluation, by index. `active` counts the nodes that had to be looked at."""
 
     results: dict[int, Result] = field(default_factory=dict)
     failed: dict[int, KbuildError] = field(default_factory=dict)
-    skipped: dict[int, int] = field(default_factory=dict)      # node → the failed one it needs
+    skipped: dict[int, int] = field(default_factory=dict)  # node → the failed one it needs
+    active: int = 0
     interrupted: bool = False
 
-    def count(self, where: Literal["built", "hit"]) -> int:
-        """How many were built, or found in a cache."""
-        return sum((one.where == "built") == (where == "built") for one in self.results.values())
+    def count(self, what: Literal["built", "hit", "memory"]) -> int:
+        """How many were built, found in a cache, or turned out to be as they were."""
+        return sum(
+            (one.where if one.where in ("built", "memory") else "hit") == what
+            for one in self.results.values()
+        )

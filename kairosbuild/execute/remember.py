@@ -16,7 +16,7 @@ from kairosbuild.graph.node import Kind, Locked, Material, SourceFile
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.store.cas import SEAL
 
-_NEVER = [-1, 0, 0, 0, 0, 0]   # an identity that nothing has: look again the next time
+_NEVER = [-1, 0, 0, 0, 0, 0]  # an identity that nothing has: look again the next time
 
 
 class Remembered(Mapping[int, Node]):
@@ -64,13 +64,23 @@ def write(
     if before is not None and isinstance(nodes, Remembered):
         unknown |= {i for i in before.head["unknown"] if i not in made}
     complete = {
-        **head, "schema": memo.SCHEMA, "code": memo.code_stamp(), "seal": SEAL, "blobs": blobs,
-        "unknown": sorted(unknown), "total": count,
+        **head,
+        "schema": memo.SCHEMA,
+        "code": memo.code_stamp(),
+        "seal": SEAL,
+        "blobs": blobs,
+        "unknown": sorted(unknown),
+        "total": count,
     }
-    memo.write(path, [
-        memo.line(complete), memo.line({"sources": sources, "outputs": outputs}),
-        memo.line({"names": names, "deps": deps}), *lines,
-    ])
+    memo.write(
+        path,
+        [
+            memo.line(complete),
+            memo.line({"sources": sources, "outputs": outputs}),
+            memo.line({"names": names, "deps": deps}),
+            *lines,
+        ],
+    )
 
 
 def _raw(before: memo.Memory | None, index: int) -> bytes:
@@ -136,7 +146,9 @@ def node_of(line: Any, kinds: Mapping[str, Kind]) -> Node:
     declared, tools, (data, materials), shots, result, seconds = line
     declaration = declaration_of(declared)
     return Node(
-        declaration, kinds[declaration.kind], tuple(tools),
+        declaration,
+        kinds[declaration.kind],
+        tuple(tools),
         locked=Locked(data, tuple(Material(*m) for m in materials)),
         result=result_of(result, seconds),
         snapshots=None if shots is None else {role: _shot(one) for role, one in shots.items()},

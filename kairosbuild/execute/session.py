@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kairosbuild.core.digest import Blob
-from kairosbuild.core.errors import InputError, nearest
+from kairosbuild.core.errors import InputError, KbuildError, nearest
 from kairosbuild.core.events import Events
 from kairosbuild.execute import memo, remember
 from kairosbuild.execute.dispatcher import Dispatcher, Options
@@ -47,8 +48,6 @@ class Session:
         work, targets = self._prepared()
         report = self._dispatcher(work).run(self._dirty, targets)
         self._remember(report)
-        if report.interrupted:
-            raise KeyboardInterrupt
         return self._outcome(work, targets, report)
 
     def plan(self, nodes: Sequence[str] = ()) -> tuple[Planned, ...]:
@@ -74,7 +73,7 @@ class Session:
         for name in update or ():
             _known(name, names)
         phase = self._phase(work := self._fresh, update=() if update is None else update or names)
-        with self._store.lease():
+        with self._store.lease(), self._interruptible():
             phase.run(work.nodes[i] for i in range(len(work.graph.names)))
         self._keep_lock(phase, names)
         return tuple(phase.resolved)
@@ -158,18 +157,34 @@ class Session:
 
     def _lock_phase(self, work: Work, closure: Sequence[int]) -> None:
         phase = self._phase(work, frozen=self._request.locked)
-        with self._store.lease():
+        with self._store.lease(), self._interruptible():
             phase.run(work.nodes[i] for i in closure)
         self._unlocked = set(range(len(work.graph.names))) - set(closure)
         if phase.resolved:
             self._keep_lock(phase, None if self._unlocked else set(work.graph.names))
 
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """What fails because the run shall stop is that, and no failure."""
+        try:
+            yield
+        except KbuildError as error:
+            if self._cancel.is_set():
+                raise KeyboardInterrupt from error
+            raise
+
     def _phase(self, work: Work, *, frozen: bool = False, update: Collection[str] = ()) -> LockPhase:
         name = self._request.recipe
         file = lockfile.read(self._lock_path, recipe=name)
         means = Means(
-            self._store, lambda: self._executor, self._files, self._tools_layer, self._events, self._cancel,
-            work.platform, work.epoch,
+            self._store,
+            lambda: self._executor,
+            self._file,
+            self._tools_layer,
+            self._events,
+            self._cancel,
+            work.platform,
+            work.epoch,
         )
         self._locking = LockPhase(
             means, work.named, entries_of(file), frozen=frozen, update=update, command=f"kbuild lock {name}"
@@ -179,11 +194,16 @@ class Session:
     def _keep_lock(self, phase: LockPhase, names: Collection[str] | None) -> None:
         """Write the lock file. With `names`, which are all nodes there are, entries of others are dropped."""
         kept = {
-            name: entry for name, entry in phase.entries.items()
+            name: entry
+            for name, entry in phase.entries.items()
             if names is None or name in names or name.startswith(TOOLS)
         }
         lockfile.write(self._lock_path, file_of(kept))
         self._inputs.wrote(str(self._lock_path))
+
+    def _file(self, uri: str, *, digest: str | None = None, size: int | None = None) -> Path:
+        found: Path = self._files(uri, digest=digest, size=size)
+        return found
 
     def _tools_layer(self, purpose: str) -> Blob:
         """A tools tree for locking: locked and built now."""
@@ -217,8 +237,14 @@ class Session:
 
     def _dispatcher(self, work: Work) -> Dispatcher:
         bench = Bench(
-            self._store, self._results, lambda: self._executor, self._events, self._cancel,
-            work.platform, work.epoch,
+            self._store,
+            self._results,
+            lambda: self._executor,
+            self._events,
+            self._cancel,
+            work.platform,
+            work.epoch,
+            self._store.cas.root / "tmp",
         )
         options = Options(self._request.jobs, self._request.keep_going)
         hasher = self._store.sources.digest
@@ -234,7 +260,8 @@ class Session:
         self._store.sources.save()
         known = {
             f"{self._scope}{work.graph.names[i]}": one.key
-            for i, one in report.results.items() if one.where not in ("built", "memory")
+            for i, one in report.results.items()
+            if one.where not in ("built", "memory")
         }
         if known:
             self._store.actions.set_last(known)
@@ -254,18 +281,27 @@ class Session:
         recipe, publish = self._recipe, self._recipe.publish
         origin = [publish.origin.file, publish.origin.line, publish.origin.column] if publish.origin else None
         return {
-            "name": recipe.name, "root": self._work.root, "epoch": recipe.epoch, "platform": recipe.platform,
+            "name": recipe.name,
+            "root": self._work.root,
+            "epoch": recipe.epoch,
+            "platform": recipe.platform,
             "publish": [publish.targets, publish.to, publish.tags, publish.requires, origin],
-            "inputs": self._inputs.identities(), "unlocked": unlocked,
+            "inputs": self._inputs.identities(),
+            "unlocked": unlocked,
         }
 
     def _outcome(self, work: Work, targets: Iterable[int], report: Report) -> Outcome:
-        names = work.graph.names
+        names, total = work.graph.names, len(work.graph.closure(targets))
         return Outcome(
-            self._head(), _Found(work), total=len(work.graph.closure(targets)),
-            built=report.count("built"), hits=report.count("hit"),
+            self._head(),
+            _Found(work),
+            total=total,
+            unchanged=total - report.active + report.count("memory"),
+            built=report.count("built"),
+            hits=report.count("hit"),
             failed={names[i]: error for i, error in report.failed.items()},
             skipped={names[i]: names[j] for i, j in report.skipped.items()},
+            interrupted=report.interrupted,
         )
 
     # -- what is made once ---------------------------------------------------------------------

@@ -75,7 +75,9 @@ def take(root: str, source: str, hasher: Hasher, origin: Origin | None = None) -
     found = identity(base)
     if found is None:
         raise InputError(
-            f"no such file or folder: {source}", reason="source-missing", origin=origin,
+            f"no such file or folder: {source}",
+            reason="source-missing",
+            origin=origin,
             hint="sources are relative to the workspace's folder",
         )
     seen = [(base, found)] if base == top else [(base, found), *_links(root, source)]
@@ -93,7 +95,9 @@ def _inside(root: str, base: str, source: str, origin: Origin | None) -> None:
     home = os.path.realpath(root)
     if base != home and not base.startswith(home + os.sep):
         raise InputError(
-            f"{source} leads out of the workspace", reason="source-outside", origin=origin,
+            f"{source} leads out of the workspace",
+            reason="source-outside",
+            origin=origin,
             hint="only what lies in the workspace may go into a build",
         )
 

@@ -24,7 +24,10 @@ from kairosbuild.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every task works with: store, results, executor, and how it hears that it must stop."""
+    """What every task works with: store, results, executor, and how it hears that it must stop.
+
+    `scratch` is one folder for all that executors put between: each makes a folder of its own in it.
+    """
 
     store: Store
     results: Results
@@ -33,6 +36,7 @@ class Bench:
     cancel: threading.Event
     platform: str
     epoch: int
+    scratch: Path
 
 
 class BuildTask:
@@ -58,8 +62,15 @@ class BuildTask:
         self._snapshots = snapshots
         self._tools = tools
         self._timeout = timeout
-        self.scratch = bench.store.cas.tmp()
+        self._scratch: Path | None = None
         self._found: dict[str, Path] | None = None
+
+    @property
+    def scratch(self) -> Path:
+        """The node's folder. Making and removing one costs more than all else that a small node does."""
+        if self._scratch is None:
+            self._scratch = self._bench.store.cas.tmp()
+        return self._scratch
 
     def source_path(self, role: str, logical: str) -> Path:
         """Where a source file's bytes can be read."""
@@ -83,7 +94,8 @@ class BuildTask:
         if purpose not in self._tools:
             raise NodeError(
                 f"{self.name} uses the tools tree {purpose!r} without having named it",
-                reason="tools-undeclared", hint="the kind's tools() names every tree that its build uses",
+                reason="tools-undeclared",
+                hint="the kind's tools() names every tree that its build uses",
             )
         return self._tools[purpose]
 
@@ -91,14 +103,15 @@ class BuildTask:
         """Run an action; its log becomes part of the node's."""
         self._bring(action.inputs.values())
         action = replace(
-            action, env={"SOURCE_DATE_EPOCH": str(self.epoch), **action.env},
+            action,
+            env={"SOURCE_DATE_EPOCH": str(self.epoch), **action.env},
             timeout=action.timeout or self._timeout,
         )
         self._bench.events.emit("action-started", self.name)
         began = time.monotonic()
         try:
             result = self._bench.executor().execute(
-                action, name=self.name, scratch=self.scratch, cancel=self._bench.cancel
+                action, name=self.name, scratch=self._bench.scratch, cancel=self._bench.cancel
             )
         except NodeError as error:
             self.log.append(log_of(error))
@@ -121,7 +134,8 @@ class BuildTask:
 
     def close(self) -> None:
         """Remove the scratch folder."""
-        remove_tree(self.scratch)
+        if self._scratch is not None:
+            remove_tree(self._scratch)
 
     def _bring(self, blobs: Any) -> None:
         """Put source files that an action reads into the store, if they still are what was hashed."""
@@ -137,7 +151,9 @@ class BuildTask:
         if self._found is None:
             self._found = {
                 one.blob.digest: shot.path(one.logical)
-                for shot in self._snapshots.values() for one in shot.files if one.blob
+                for shot in self._snapshots.values()
+                for one in shot.files
+                if one.blob
             }
         return self._found.get(blob.digest)
 
@@ -157,6 +173,7 @@ def log_of(error: KbuildError) -> bytes:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder whatever modes a build left inside."""
+
     def retry(function: Callable[..., Any], name: str, _: Any) -> None:
         Path(name).parent.chmod(0o700)
         function(name)

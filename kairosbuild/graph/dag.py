@@ -31,7 +31,9 @@ def build(edges: Edges, origins: Mapping[str, Origin | None] | None = None) -> G
         path = cycle(edges)
         raise InputError(
             "nodes need each other in a circle: " + " → ".join(path),
-            reason="cycle", hint="one of these references must go", origin=(origins or {}).get(path[0]),
+            reason="cycle",
+            hint="one of these references must go",
+            origin=(origins or {}).get(path[0]),
         ) from None
     index = {name: i for i, name in enumerate(names)}
     return Graph(names, tuple(tuple(sorted({index[d] for d in edges[name]})) for name in names))

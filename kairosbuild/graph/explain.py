@@ -9,8 +9,8 @@ from typing import Any
 from kairosbuild.graph.keys import Preimage
 
 NEVER = "it was never built here"
-_LONG = 60       # characters of a value that are shown
-_MOST = 20       # differences of one sort that are listed
+_LONG = 60  # characters of a value that are shown
+_MOST = 20  # differences of one sort that are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,11 @@ def _tools(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
 
 
 _PARTS: Mapping[str, Callable[[Any, Any], Iterator[str]]] = {
-    "spec": _spec, "sources": _sources, "inputs": _inputs, "locked": _locked, "tools": _tools,
+    "spec": _spec,
+    "sources": _sources,
+    "inputs": _inputs,
+    "locked": _locked,
+    "tools": _tools,
 }
 
 

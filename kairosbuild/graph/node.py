@@ -88,8 +88,10 @@ class Task(Protocol):
     """Role → inputs in the recipe's order; a role is a field's name (`field.label` for a refmap)."""
     sources: Mapping[str, tuple[SourceFile, ...]]
     """Role → files, sorted by logical path. `source_path` gives the bytes."""
-    scratch: Path
-    """A private empty folder on the store's filesystem, removed afterwards."""
+
+    @property
+    def scratch(self) -> Path:
+        """A private empty folder on the store's filesystem, made when first asked for, removed afterwards."""
 
     def source_path(self, role: str, logical: str) -> Path:
         """Where a source file's bytes can be read."""

@@ -84,7 +84,10 @@ class Pin:
     def lock(self, spec: PinSpec, locker: Any) -> Locked:
         got = locker.fetch(f"file:{spec.what}").read_bytes()
         blob = of_bytes(got)
-        return Locked({"packages": [[spec.what, got.decode()]]}, (Material(f"file:{spec.what}", blob.digest, blob.size),))
+        return Locked(
+            {"packages": [[spec.what, got.decode()]]},
+            (Material(f"file:{spec.what}", blob.digest, blob.size),),
+        )
 
     def build(self, task: Any) -> dict[str, Blob]:
         (one,) = task.locked.materials
@@ -183,18 +186,25 @@ class World:
             def call(*_: Any) -> Any:
                 self.calls.append(name)
                 return value() if callable(value) and name == "recipe" else value
+
             return call
 
         return Wiring(
-            recipe=called("recipe", self.recipe), kinds=called("kinds", self.kinds),
+            recipe=called("recipe", self.recipe),
+            kinds=called("kinds", self.kinds),
             tools=lambda purpose: Declaration(f"tools:{purpose}", "tools", {"purpose": purpose}),
-            store=called("store", self.store), executor=called("executor", self.wrap(self.executor)),
-            materials=lambda _: self.materials, files=lambda _: self.fetch,
-            remotes=lambda _: self.remotes, cancel=self.cancel,
+            store=called("store", self.store),
+            executor=called("executor", self.wrap(self.executor)),
+            materials=lambda _: self.materials,
+            files=lambda _: self.fetch,
+            remotes=lambda _: self.remotes,
+            cancel=self.cancel,
         )
 
     def recipe(self) -> Recipe:
-        return Recipe("test", "recipe.yaml", str(self.root), {}, tuple(self.nodes), Publish(), 0, "linux/amd64")
+        return Recipe(
+            "test", "recipe.yaml", str(self.root), {}, tuple(self.nodes), Publish(), 0, "linux/amd64"
+        )
 
     def materials(self, wanted: Sequence[Material]) -> None:
         for one in wanted:

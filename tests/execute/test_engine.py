@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 from pathlib import Path
@@ -116,7 +117,9 @@ def test_an_edited_recipe_runs_what_it_must(chain: Any) -> None:
     assert outcome.unchanged == 3
 
 
-def test_edited_code_takes_every_key_anew_and_runs_nothing(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edited_code_takes_every_key_anew_and_runs_nothing(
+    chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from kairosbuild.execute import memo
 
     monkeypatch.setattr(memo, "code_stamp", lambda: "another")
@@ -349,27 +352,27 @@ def test_undeclared_tools_are_refused(world: Any) -> None:
     assert world.run().failed["a"].reason == "tools-undeclared"
 
 
-def test_an_interruption_ends_children_and_keeps_what_was_done(world: Any) -> None:
+@pytest.mark.parametrize("how", ["signal", "event"])
+def test_an_interruption_ends_children_and_keeps_what_was_done(world: Any, how: str) -> None:
     world.node("a", add="A")
-    world.node("b", "a", add="B", pause=5)
+    world.node("b", "a", add="B")
+    world.node("c", "b")
     world.cancel = threading.Event()
     original = world.kinds["join"].build
 
     def build(task: Any) -> Any:
         if task.name == "b":
-            import _thread
-
-            _thread.interrupt_main()
+            _thread.interrupt_main() if how == "signal" else world.cancel.set()
             assert world.cancel.wait(5)
             raise HostError("stopped", reason="action-cancelled")
         return original(task)
 
     world.kinds["join"].build = build
-    with pytest.raises(KeyboardInterrupt):
-        world.run()
+    outcome = world.run()
+    assert outcome.interrupted and not outcome.ok and not outcome.failed
     world.kinds["join"].build = original
     world.cancel = None
-    assert world.run().ok and world.ran == ["b"]
+    assert world.run().ok and world.ran == ["b", "c"]
 
 
 def test_two_at_once_build_each_node_once(world: Any) -> None:
