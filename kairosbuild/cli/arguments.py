@@ -197,6 +197,12 @@ VERBS = (
         ("kbuild verify recipes/debian.yaml",),
     ),
     Verb(
+        "log",
+        "what a node printed when it was built, or when it failed",
+        (RECIPE, NODE, *INPUT[1:]),
+        ("kbuild log recipes/debian.yaml boots",),
+    ),
+    Verb(
         "check",
         "validate a recipe and say every problem at once",
         (RECIPE, SET, JSON),

@@ -52,12 +52,14 @@ def running(arguments: argparse.Namespace) -> Iterator[Parts]:
             listener.close()
 
 
-def failures(outcome: Outcome) -> int:
-    """Tell what failed (each error carries the end of its log); the exit code."""
+def failures(parts: Parts, outcome: Outcome) -> int:
+    """Tell what failed (each error carries the end of its log) and keep the whole logs; the exit code."""
+    from kairosbuild.cli import logs
     from kairosbuild.cli.main import INTERRUPTED, report
 
-    for problem in outcome.failed.values():
+    for name, problem in outcome.failed.items():
         report(problem, json=False)
+        logs.keep(parts.store_root(), parts.arguments.recipe, name, problem)
     for name, needed in outcome.skipped.items():
         print(f"{style.dim('skipped:')} {name} needs {needed}", file=sys.stderr)
     if outcome.interrupted:

@@ -142,6 +142,10 @@ class Outcome:
         targets, to, tags, requires, origin = self._head["publish"]
         return Publish(tuple(targets), to, tuple(tags), tuple(requires), Origin(*origin) if origin else None)
 
+    def names(self) -> tuple[str, ...]:
+        """Every node there is, tools trees included, in build order."""
+        return tuple(self._results)
+
     def has(self, node: str) -> bool:
         """Whether a node has a result."""
         try:

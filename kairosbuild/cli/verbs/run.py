@@ -25,7 +25,7 @@ def main(arguments: argparse.Namespace) -> int:
     copies = given.pairs(arguments.output, "--output")
     with running(arguments) as parts:
         outcome = evaluate(parts.request(), parts.wiring(), parts.events)
-        code = failures(outcome)
+        code = failures(parts, outcome)
         published: list[dict[str, Any]] = []
         if outcome.ok:
             _copy_out(parts, outcome, copies)
