@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kairosbuild.sources.stanza import Package
 
 _REAL = re.compile(r"linux-image-(\d[a-z0-9.+~-]*?)(-unsigned)?$")
-_PARTS = re.compile(r"linux-(image|modules|binary)-[a-z0-9.+~-]*\d")
+_PARTS = re.compile(r"linux-(image|modules|binary|base)-[a-z0-9.+~-]*\d")
 _MODULES = "usr/lib/modules/"
 _FROM_BOOT = ("vmlinuz", "config", "System.map")
 
@@ -79,6 +79,10 @@ class Kernel:
             release = _release(items)
             moved = [_placed(item, release) for item in items]
             placed = {item[0].path: item for item in moved if item}
+            if f"{_MODULES}{release}/vmlinuz" not in placed:
+                raise NodeError(
+                    f"the package has no kernel for its modules {release}", reason="kernel-package"
+                )
             index = write_layer(with_parents(placed), out, task.epoch)
         image = next(p for p in task.locked.data["packages"] if p["name"] == task.locked.data["image"])
         about = {"version": release, "package": image["name"], "package version": image["version"]}
