@@ -64,7 +64,7 @@ class Trees:
         return doomed
 
     def destroy(self, folder: Path) -> bool:
-        """Delete a folder with all that is in it, whoever owns it."""
+        """Delete a file or a folder with all that is in it, whoever owns it."""
         with suppress(PermissionError):
             _delete(folder)
             return True
@@ -123,14 +123,17 @@ def _boot() -> str:
     return ""
 
 
-def _delete(folder: Path) -> None:
-    """rmtree that also opens folders of ours in which nobody may write."""
+def _delete(path: Path) -> None:
+    """Delete a file, or a folder even where folders of ours in it let nobody write."""
     with suppress(FileNotFoundError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+            return
         try:
-            shutil.rmtree(folder)
+            shutil.rmtree(path)
         except PermissionError:
-            _unlock(folder)
-            shutil.rmtree(folder)
+            _unlock(path)
+            shutil.rmtree(path)
 
 
 def _unlock(folder: Path) -> None:
