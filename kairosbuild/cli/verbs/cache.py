@@ -21,9 +21,11 @@ _BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 def main(arguments: argparse.Namespace) -> int:
     """Ask the store; a store that is damaged ends with 1."""
+    from kairosbuild.execute import userns
     from kairosbuild.store.store import Store
 
     store = Store(Path(arguments.cache_dir or given.cache_dir(None)))
+    store.trees.remover = userns.remove  # trees of mapped owners
     found, code = {"stat": _stat, "gc": _gc, "verify": _verify}[arguments.question](store, arguments)
     if arguments.json:
         given.print_json(found)
