@@ -121,7 +121,8 @@ def open_archive(
 def closure(index: Index, names: Iterable[str], without: Iterable[str] = ()) -> list[Package]:
     """The newest versions of these packages and of all they depend on, by name.
 
-    Of alternatives, one already taken, else the first that exists; a virtual name is its first provider.
+    Of alternatives, one asked for or taken already, else the first that exists; of a virtual name, its
+    first provider.
     Raises InputError (`package-unknown`).
     """
     taken: dict[str, Package] = {}
@@ -139,8 +140,8 @@ def closure(index: Index, names: Iterable[str], without: Iterable[str] = ()) -> 
         taken[name] = package
         relation = ", ".join(filter(None, (found.get("Pre-Depends"), found.get("Depends"))))
         for choices in alternatives(relation):
-            chosen = _choose(index, choices, taken.keys() | left_out, package.name)
-            todo.append(chosen)
+            settled = taken.keys() | left_out | set(names)
+            todo.append(_choose(index, choices, settled, package.name))
     return [taken[name] for name in sorted(taken)]
 
 
@@ -151,8 +152,7 @@ def unknown(name: str, index: Index) -> InputError:
     return InputError(f"there is no package {name!r}", reason="package-unknown", hint=hint)
 
 
-def _choose(index: Index, choices: Sequence[str], taken: Iterable[str], dependent: str) -> str:
-    settled = set(taken)
+def _choose(index: Index, choices: Sequence[str], settled: set[str], dependent: str) -> str:
     expanded = [real for name in choices for real in ([name] if name in index else index.providers(name))]
     for name in expanded:
         if name in settled:

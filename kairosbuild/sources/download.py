@@ -134,7 +134,7 @@ class Downloader:
             raise _cancelled()
         failures: list[BaseException] = []
         for w, job in zip(wanted, jobs, strict=True):
-            if not job.into.exists():
+            if job.address in complaints or not job.into.exists():
                 failures.append(_apt_failure(w, job.address, complaints.get(job.address, "")))
                 continue
             blob = self.sink.put_file(job.into)
@@ -177,7 +177,8 @@ def _stream(address: str, wanted: Wanted, out: BinaryIO, loader: Downloader) -> 
                 out.write(chunk)
                 loader.events.emit("transfer-progress", wanted.uri, bytes=size)
     except HTTPError as error:
-        raise _of_status(address, error) from None
+        with error:  # it holds the connection
+            raise _of_status(address, error) from None
     except FileNotFoundError:
         raise _gone(address) from None
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
