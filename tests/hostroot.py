@@ -39,6 +39,8 @@ PROGRAMS = (
     "head",
     "uname",
     "cp",
+    "ipcmk",
+    "setsid",
 )
 
 

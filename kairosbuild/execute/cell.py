@@ -1,10 +1,11 @@
 # Names are text here: pathlib would make every fork of these processes dearer.
 # ruff: noqa: PTH102, PTH115, PTH208, PTH211
-"""The inside of a zygote: a process that entered its namespaces once and forks for every action.
+"""The inside of a zygote: a process that entered its namespaces once and starts one command after the other.
 
-It reads a request from its socket (see `request`), runs the command in process, mount and IPC
-namespaces of its own with a fresh /proc and /tmp, and answers with its status. When the socket
-closes, it ends; it is the first process of a namespace, so all that it started ends with it.
+It is the first process of its namespace, so its own end ends all. It reads a request from its
+socket (see `request`), renews what an action could have changed (/tmp, System V IPC, the count of
+process ids), starts the command, kills whatever that left running, and answers with its status.
+When the socket closes, it ends.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from kairosbuild.execute import jail
 
 READY, BROKEN = b"ready\n", b"broken "
-SETUP_FAILED = 125
+SETUP_FAILED, NOT_STARTED = 125, 127
 _HEAD = 8  # hex digits of the length of a request
 
 
@@ -47,17 +48,19 @@ def main(argv: Sequence[str]) -> None:
             os.close(cell.sock)
             os.waitpid(child, 0)
             os._exit(0)
-        _build(folder, host, tuple(devices))
+        cell.last = _build(folder, host, tuple(devices))
     except OSError as error:
         os.write(cell.sock, BROKEN + str(error).encode())
         os._exit(1)
-    jail.hide()
     os.write(cell.sock, READY)
     cell.serve()
 
 
-def _build(folder: str, host: str, devices: tuple[str, ...]) -> None:
-    """Put the root together and make it ours. What stands in `folder` was prepared by the other side."""
+def _build(folder: str, host: str, devices: tuple[str, ...]) -> int:
+    """Put the root together and make it ours. What stands in `folder` was prepared by the other side.
+
+    Returns the descriptor that `jail.count_processes_from` takes.
+    """
     jail.own_mounts()
     root = f"{folder}/root"
     jail.mount("tmpfs", root, "tmpfs", jail.NOSUID | jail.NODEV, "mode=0755")
@@ -67,7 +70,7 @@ def _build(folder: str, host: str, devices: tuple[str, ...]) -> None:
     into, out = (os.open(f"{folder}/{name}", os.O_PATH | os.O_CLOEXEC) for name in ("in", "out"))
     found = jail.open_devices(devices)
     old = jail.enter(root)
-    jail.mount_proc(read_only=True)
+    last = jail.mount_proc(read_only=True)
     jail.bind(f"/proc/self/fd/{into}", "/in", read_only=True)
     jail.bind(f"/proc/self/fd/{out}", "/out", read_only=False)
     jail.mount_dev(found, read_only=True)
@@ -78,7 +81,10 @@ def _build(folder: str, host: str, devices: tuple[str, ...]) -> None:
     jail.mount("", "/", flags=jail.REC | jail.PRIVATE)
     jail.name_host(host)
     jail.loopback_up()
+    jail.be_init()
+    jail.forget_keys()
     jail.bound_capabilities()
+    return last
 
 
 def _tree(folder: str) -> str:
@@ -118,6 +124,7 @@ class _Cell:
     def __init__(self, sock: int, log: int) -> None:
         self.sock = sock
         self.log = log
+        self.last = -1
         for fd in (sock, log):
             os.set_inheritable(fd, False)
 
@@ -125,29 +132,32 @@ class _Cell:
         """One action after the other, until the other side is gone."""
         while True:
             cwd, command, env = self._request()
-            child = jail.clone(jail.NEWNS | jail.NEWPID | jail.NEWIPC)
-            if child == 0:
-                self._act(cwd, command, env)
-            self._await(child)
-            _, status = os.waitpid(child, 0)
-            os.write(self.sock, b"%d\n" % os.waitstatus_to_exitcode(status))
+            code = self._act(cwd, command, env)
+            os.write(self.sock, b"%d\n" % code)
 
-    def _act(self, cwd: str, command: list[str], env: dict[str, str]) -> None:
-        """In the child: the mounts of this action, no more capabilities, the command."""
-        code = SETUP_FAILED
+    def _act(self, cwd: str, command: list[str], env: dict[str, str]) -> int:
+        """Run one command in what the one before left no trace in; return its status as a shell does."""
         try:
-            os.close(self.sock)
-            jail.mount_proc(read_only=True)
+            jail.unshare(jail.NEWIPC)
             jail.mount("tmpfs", "/tmp", "tmpfs", jail.NOSUID | jail.NODEV, "mode=1777")  # noqa: S108
-            jail.keep_capabilities()
-            code = jail.run_as_init(command, env, cwd, self.log)
+            jail.count_processes_from(self.last, 1)
         except OSError as error:
             os.write(self.log, f"sandbox: {error}\n".encode())
-        finally:
-            os._exit(code)
+            return SETUP_FAILED
+        try:
+            os.chdir(cwd)
+            child = jail.spawn(command, env, self.log)
+            code = self._await(child)
+        except OSError as error:
+            os.write(self.log, f"{error.filename or command[0]}: {error.strerror}\n".encode())
+            code = NOT_STARTED
+        os.chdir("/")
+        jail.kill_all_others()
+        jail.unmount("/tmp")  # noqa: S108
+        return code
 
-    def _await(self, child: int) -> None:
-        """Wait until the child has ended; end at once when nobody waits for us."""
+    def _await(self, child: int) -> int:
+        """Reap until the command has ended; end at once when nobody waits for us."""
         fd = os.pidfd_open(child)
         poller = select.poll()
         poller.register(fd, select.POLLIN)
@@ -155,6 +165,7 @@ class _Cell:
         if any(ready == self.sock for ready, _ in poller.poll()):
             os._exit(0)
         os.close(fd)
+        return jail.status_of(os.waitpid(child, 0)[1])
 
     def _request(self) -> tuple[str, list[str], dict[str, str]]:
         size = int(self._read(_HEAD), 16)

@@ -22,11 +22,11 @@ RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT = 1, 2, 4, 8, 32
 BIND, REC, PRIVATE, SLAVE = 1 << 12, 1 << 14, 1 << 18, 1 << 19
 _KEPT = {2: NOSUID, 4: NODEV, 8: NOEXEC, 1024: 1024, 2048: 2048, 4096: 1 << 21}  # statvfs(3) → mount(2)
 _DETACH = 2
-# System calls that the C library has no function for: clone, pivot_root.
-_NUMBERS = {"x86_64": (56, 155), "aarch64": (220, 41), "riscv64": (220, 41)}
-_CLONE, _PIVOT = _NUMBERS.get(os.uname().machine, (0, 0))
-_SIGCHLD, SIGKILL = 17, 9
-_PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _NO_NEW_PRIVS = 1, 4, 24, 38
+# System calls that the C library has no function for: clone, pivot_root, keyctl.
+_NUMBERS = {"x86_64": (56, 155, 250), "aarch64": (220, 41, 219), "riscv64": (220, 41, 219)}
+_CLONE, _PIVOT, _KEYCTL = _NUMBERS.get(os.uname().machine, (0, 0, 0))
+_SIGINT, SIGKILL, _SIGCHLD, _SIG_IGN = 2, 9, 17, 1
+_PDEATHSIG, _DUMPABLE, _SET_NAME, _CAPBSET_DROP, _NO_NEW_PRIVS = 1, 4, 15, 24, 38
 _CAPABILITIES = 64  # more than any kernel has
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 PROC_COVERED = ("sys", "sysrq-trigger", "irq", "bus")
@@ -83,9 +83,18 @@ def write_single_map(uid: int, gid: int) -> None:
             file.write(text)
 
 
-def hide() -> None:
-    """Let no process look into this one through /proc, whatever its user (prctl(2), PR_SET_DUMPABLE)."""
+def be_init() -> None:
+    """As a namespace's first process: show nothing of this one to others, and let no signal disturb it.
+
+    The command line would name folders of the host. See prctl(2), and proc(5) for the fields of `stat`.
+    """
+    with open("/proc/self/stat") as file:  # noqa: PTH123
+        fields = file.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end
+    ctypes.memset(start, 0, end - start)
+    _libc.prctl(_SET_NAME, ctypes.c_char_p(b"init"), 0, 0, 0)
     _prctl(_DUMPABLE, 0)
+    _libc.signal(_SIGINT, ctypes.c_void_p(_SIG_IGN))
 
 
 def die_with_parent() -> None:
@@ -150,15 +159,47 @@ def leave(old: int) -> None:
     os.chdir("/")
 
 
-def mount_proc(*, read_only: bool) -> None:
-    """A /proc for this process namespace; where it can be written, not in what concerns the whole machine."""
+def mount_proc(*, read_only: bool) -> int:
+    """A /proc for this process namespace; where it can be written, not in what concerns the whole machine.
+
+    Returns a descriptor for `count_processes_from`.
+    """
     flags = NOSUID | NODEV | NOEXEC
-    mount("proc", "/proc", "proc", flags | (RDONLY if read_only else 0))
+    mount("proc", "/proc", "proc", flags)
+    last = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
     if read_only:
-        return
+        bind("/proc", "/proc", read_only=True, flags=flags)
+        return last
     for name in PROC_COVERED:
         if os.path.exists(f"/proc/{name}"):  # noqa: PTH110
             bind(f"/proc/{name}", f"/proc/{name}", read_only=True, flags=flags)
+    return last
+
+
+def count_processes_from(last: int, number: int) -> None:
+    """Let the next process of this namespace have the id after `number` (proc(5), ns_last_pid)."""
+    os.pwrite(last, b"%d" % number, 0)
+
+
+def kill_all_others() -> None:
+    """As a namespace's first process: end every other one, and reap them all."""
+    while True:
+        try:
+            os.kill(-1, SIGKILL)
+            os.waitpid(-1, 0)
+        except (ProcessLookupError, ChildProcessError):
+            return
+
+
+def forget_keys() -> None:
+    """Hold a new, empty session keyring instead of the one inherited (keyctl(2))."""
+    _libc.syscall(ctypes.c_long(_KEYCTL), 1, None, 0, 0, 0)
+
+
+def status_of(status: int) -> int:
+    """A wait status as a shell has it: the exit code, or 128 and the signal's number."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
 
 
 def mount_dev(sources: dict[str, int], *, read_only: bool) -> None:
@@ -208,8 +249,7 @@ def run_as_init(command: list[str], env: dict[str, str], cwd: str, log: int) -> 
     while True:
         pid, status = os.wait()
         if pid == child:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+            return status_of(status)
 
 
 def _which(program: str, env: dict[str, str]) -> str:

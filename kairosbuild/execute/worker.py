@@ -98,7 +98,8 @@ def _inside(request: dict[str, Any], folder: str, log: int) -> None:
         _enter(request, folder)
         jail.bound_capabilities(jail.SETUP_CAPABILITIES)
         jail.keep_capabilities(jail.SETUP_CAPABILITIES)
-        jail.hide()
+        jail.be_init()
+        jail.forget_keys()
         code = jail.run_as_init(request["command"], request["env"], request["cwd"], log)
     except OSError as error:
         os.write(log, f"sandbox: {error}\n".encode())

@@ -296,6 +296,32 @@ def test_nothing_passes_from_one_action_to_the_next(run: Run) -> None:
     assert run("ls /tmp /dev/shm /out /in").log.split() == [b"/dev/shm:", b"/in:", b"/out:", b"/tmp:"]
 
 
+def test_no_shared_memory_passes_either(run: Run) -> None:
+    assert b"id:" in run("ipcmk -M 4096").log
+    assert len(run("cat /proc/sysvipc/shm").log.splitlines()) == 1, "a heading"
+
+
+def test_process_ids_are_those_of_the_run_before(run: Run) -> None:
+    script = "echo $$; sh -c 'echo $$; exit 0'; for i in 1 2 3 4 5 6 7 8; do ls / > /dev/null; done; :"
+    first = run(script).log.split()
+    assert first == run(script).log.split() and all(int(pid) < 10 for pid in first)
+
+
+def test_signals_to_init_do_nothing(run: Run) -> None:
+    for number in (1, 2, 9, 10, 15, 19):
+        run(f"kill -{number} 1 || :; echo still here")
+    run("kill -9 -1 || :")
+    assert run("echo fine").log == b"fine\n"
+
+
+def test_a_session_of_its_own_does_not_save_it(run: Run) -> None:
+    word = marker()
+    run(
+        f"setsid sleep {word} & setsid sh -c 'trap \"\" TERM HUP INT; sleep {word}; sleep {word}' & sleep 0.2"
+    )
+    assert gone(word)
+
+
 def test_what_is_left_running_ends_with_the_command(run: Run) -> None:
     word = marker()
     began = time.monotonic()
