@@ -4,56 +4,15 @@ from __future__ import annotations
 
 import lzma
 import os
-import struct
 import subprocess
 from pathlib import Path
 
 import pytest
+from boot_samples import module
 from peers import peer
 
 from kairosbuild.boot import cpio, elf, initrd, modules
 from kairosbuild.core.errors import KbuildError
-
-
-def module(*, depends: str = "", softdep: str = "", aliases: tuple[str, ...] = ()) -> bytes:
-    """A kernel module with nothing but what it says of itself."""
-    said = [
-        f"depends={depends}",
-        *([f"softdep={softdep}"] if softdep else []),
-        *(f"alias={a}" for a in aliases),
-    ]
-    return object_file({".modinfo": b"".join(line.encode() + b"\0" for line in said)})
-
-
-def object_file(sections: dict[str, bytes], link: int = 0) -> bytes:
-    """An ELF file of these sections."""
-    names = b"\0" + b"".join(name.encode() + b"\0" for name in sections) + b".shstrtab\0"
-    everything = {"": b"", **sections, ".shstrtab": names}
-    offset, body, headers = 64, b"", b""
-    for name, content in everything.items():
-        at = names.index(name.encode() + b"\0") if name else 0
-        kind = 0 if not name else 1
-        headers += struct.pack("<IIQQQQIIQQ", at, kind, 0, 0, offset + len(body), len(content), link, 0, 1, 0)
-        body += content
-    count = len(everything)
-    head = struct.pack(
-        "<16sHHIQQQIHHHHHH",
-        b"\x7fELF\x02\x01\x01",
-        1,
-        62,
-        1,
-        0,
-        0,
-        offset + len(body),
-        0,
-        64,
-        0,
-        0,
-        64,
-        count,
-        count - 1,
-    )
-    return head + body + headers
 
 
 def closure(tree: dict[str, bytes], *wanted: str, builtin: tuple[str, ...] = ()) -> list[modules.Module]:

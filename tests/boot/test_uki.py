@@ -7,6 +7,7 @@ import subprocess
 from itertools import pairwise
 
 import pytest
+from boot_samples import stub
 from peers import peer
 
 from kairosbuild.boot import uki
@@ -19,27 +20,6 @@ PARTS = {
     "initrd": b"i" * 5000,
     "kernel": b"k" * 9000,
 }
-
-
-def stub(sections: int = 2, room: int = 0x400) -> bytes:
-    """The smallest PE32+ image there is, with sections of one block each."""
-    head = bytearray(room)
-    head[:2] = b"MZ"
-    struct.pack_into("<I", head, 0x3C, 0x40)
-    struct.pack_into("<4sHHIIIHH", head, 0x40, b"PE\0\0", 0x8664, sections, 0, 0, 0, 240, 0x2022)
-    optional = 0x40 + 24
-    struct.pack_into("<H", head, optional, 0x20B)
-    struct.pack_into("<II", head, optional + 32, 0x1000, 0x200)
-    struct.pack_into("<IIIHH", head, optional + 56, 0x1000 * (sections + 1), room, 0xABCD, 10, 0x100)
-    struct.pack_into("<I", head, optional + 108, 16)
-    for number in range(sections):
-        at = optional + 240 + 40 * number
-        name = f".s{number}".encode()
-        place = room + 0x200 * number
-        struct.pack_into(
-            "<8sIIII12xI", head, at, name, 0x200, 0x1000 * (number + 1), 0x200, place, 0x60000020
-        )
-    return bytes(head) + b"\xcc" * 0x200 * sections
 
 
 def test_every_section_reads_back():

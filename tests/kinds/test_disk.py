@@ -1,0 +1,161 @@
+"""Kind disk: what stands where, what is made once, what is refused. The bytes of layers are played."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from boot_task import BASE, KERNEL, VERSION, BootTask, Content, layer
+from peers import peer
+
+from kairosbuild.boot import uki
+from kairosbuild.boot.layerfs import ROOT, folders
+from kairosbuild.core.canonical import dumps, loads
+from kairosbuild.core.errors import KbuildError
+from kairosbuild.graph.action import Action
+from kairosbuild.graph.node import Input, Outputs
+from kairosbuild.kinds.disk import Disk, DiskSpec
+from kairosbuild.store.store import Store
+
+SITE: Content = {"etc": None, "etc/motd": b"site\n"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def play(action: Action) -> Mapping[str, bytes]:
+    """Instead of a filesystem, bytes that depend on the layer."""
+    seed = action.inputs["layer"].digest + action.inputs["folders"].digest
+    return {"layer": hashlib.sha256(seed.encode()).digest() * 1000}
+
+
+def image(store: Store, *layers: Content) -> Input:
+    refs = [layer(store, content) for content in layers]
+    listed = [
+        {"name": f"l{n}", "layer": ref.layer.json(), "index": ref.index.json()} for n, ref in enumerate(refs)
+    ]
+    return Input("os", "image", {"image": store.cas.put_bytes(dumps({"schema": 1, "layers": listed}))})
+
+
+def build(
+    store: Store, *layers: Content, task: BootTask | None = None, **spec: Any
+) -> tuple[Outputs, BootTask]:
+    task = task or BootTask(store, DiskSpec(image="os", **spec), play)
+    task.inputs = {"image": (image(store, *layers),)}
+    return Disk().build(task), task
+
+
+def arguments(task: BootTask, outputs: Outputs) -> list[str]:
+    return uki.section(task.path(outputs["uki"]).read_bytes(), ".cmdline").decode().split()
+
+
+def test_the_uki_says_which_layers_are_the_root(store: Store) -> None:
+    outputs, task = build(store, BASE, KERNEL, SITE, cmdline=("quiet",))
+    told = arguments(task, outputs)
+    listed = told[0].removeprefix("kbuild.layers=").split(",")
+    assert len(listed) == 3
+    assert all(offset == "32768" for _, offset in (one.split(":") for one in listed))
+    assert told[1:] == ["panic=5", "quiet"]
+    assert uki.section(task.path(outputs["uki"]).read_bytes(), ".uname").decode() == VERSION
+    assert uki.section(task.path(outputs["uki"]).read_bytes(), ".osrel") == BASE["usr/lib/os-release"]
+
+
+def test_layers_lie_on_the_disk_under_their_root_hashes(store: Store, tmp_path: Path) -> None:
+    outputs, task = build(store, BASE, KERNEL, SITE)
+    disk = task.path(outputs["disk"])
+    with disk.open("rb") as file:
+        file.seek(1024 + 128 + 32)
+        first, last = struct.unpack("<QQ", file.read(16))
+        file.seek(first * 512)
+        (tmp_path / "fs").write_bytes(file.read((last - first + 1) * 512))
+    subprocess.run([peer("e2fsck", "e2fsprogs"), "-fn", tmp_path / "fs"], check=True, capture_output=True)
+    for one in arguments(task, outputs)[0].removeprefix("kbuild.layers=").split(","):
+        name, offset = one.split(":")
+        dump = [peer("debugfs", "e2fsprogs"), "-R", f"dump {name} {tmp_path}/layer", tmp_path / "fs"]
+        subprocess.run(dump, check=True, capture_output=True)
+        verify = [peer("veritysetup", "cryptsetup-bin"), "verify", f"--hash-offset={offset}"]
+        subprocess.run([*verify, tmp_path / "layer", tmp_path / "layer", name], check=True)
+
+
+def test_the_boot_entry_is_counted(store: Store, tmp_path: Path) -> None:
+    for tries, name in ((3, "os+3.efi"), (0, "os.efi")):
+        outputs, task = build(store, BASE, KERNEL, tries=tries)
+        listing = [peer("mdir", "mtools"), "-b", "-i", f"{task.path(outputs['disk'])}@@1M", "::EFI/Linux"]
+        shown = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+        assert shown.split() == [f"::/EFI/Linux/{name}"]
+
+
+def test_equal_inputs_make_equal_disks_in_both_formats(store: Store, tmp_path: Path) -> None:
+    first, task = build(store, BASE, KERNEL)
+    assert build(Store(tmp_path / "other"), BASE, KERNEL)[0] == first
+    qcow2, _ = build(store, BASE, KERNEL, format="qcow2")
+    assert qcow2["uki"] == first["uki"]
+    compare = [peer("qemu-img", "qemu-utils"), "compare", "-f", "raw", "-F", "qcow2"]
+    subprocess.run([*compare, *(task.path(one["disk"]) for one in (first, qcow2))], check=True)
+
+
+def test_a_changed_layer_is_all_that_is_made_anew(store: Store) -> None:
+    _, task = build(store, BASE, KERNEL, SITE)
+    assert len(task.actions) == 3
+    build(store, BASE, KERNEL, {**SITE, "etc/motd": b"changed\n"}, task=task)
+    assert len(task.actions) == 4
+
+
+def test_the_artifact_describes_the_disk(store: Store) -> None:
+    outputs, task = build(store, BASE, KERNEL, format="qcow2", entry="debian")
+    document = loads(task.path(outputs["artifact"]).read_bytes())
+    (file,) = document["files"]
+    assert file["digest"] == outputs["disk"].digest
+    assert file["title"] == "debian.qcow2"
+    assert file["mediaType"] == "application/vnd.kairosbuild.disk.qcow2"
+
+
+def test_folders_that_a_layer_only_implies_are_as_those_below_have_them(store: Store) -> None:
+    _, task = build(store, BASE, KERNEL, {"etc/deep/x": b"1"})
+    head = task.path(task.actions[2].inputs["folders"]).read_bytes()
+    expected = folders([("etc", 0o755, 0, 0), ("etc/deep", 0o755, 0, 0)], task.epoch)
+    assert head == expected
+    assert task.path(task.actions[0].inputs["folders"]).read_bytes() == folders([], task.epoch)
+    assert ROOT[1] == 0o755
+
+
+def test_a_place_that_a_layer_replaces_is_cut(store: Store) -> None:
+    outputs, task = build(store, BASE, KERNEL, {**SITE, "etc/.wh..wh..opq": b""})
+    assert "kbuild.cut=etc:1" in arguments(task, outputs)
+
+
+def test_layers_below_an_opaque_root_are_left_out(store: Store) -> None:
+    outputs, task = build(store, {"old": b""}, {**BASE, **KERNEL, ".wh..wh..opq": b""})
+    assert len(arguments(task, outputs)[0].split(",")) == 1
+
+
+@pytest.mark.parametrize(
+    ("layers", "spec", "reason"),
+    [
+        ((BASE,), {}, "disk-kernel"),
+        ((BASE, KERNEL, {"boot/vmlinuz-9": b"k"}), {}, "disk-kernel"),
+        ((BASE, KERNEL), {"size": 64 << 20}, "disk-size"),
+        ((BASE, KERNEL), {"size": 131 << 20}, "disk-size"),
+        ((BASE, KERNEL), {"esp_size": 8 << 20}, "fat-size"),
+        ((BASE, KERNEL), {"cmdline": ("x" * 2000,)}, "cmdline-too-long"),
+        ((BASE, {"boot/vmlinuz-9": b"k"}), {}, "missing-module"),
+    ],
+)
+def test_what_cannot_be_is_an_error(
+    store: Store, layers: tuple[Content, ...], spec: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(KbuildError) as caught:
+        build(store, *layers, **spec)
+    assert caught.value.reason == reason
+
+
+def test_a_given_size_is_the_disks(store: Store) -> None:
+    outputs, _ = build(store, BASE, KERNEL, size=1 << 30)
+    assert outputs["disk"].size == 1 << 30
