@@ -27,7 +27,6 @@ from kairosbuild.execute.task import Bench, BuildTask, log_of, source_changed
 from kairosbuild.execute.workers import Workers
 from kairosbuild.graph.keys import key as key_of
 from kairosbuild.graph.node import Material
-from kairosbuild.recipe.instances import typed_spec
 from kairosbuild.store.record import Record
 
 Fetch = Callable[[Sequence[Material]], object]
@@ -270,11 +269,10 @@ class _Job:
         self._bench.events.emit("node-started", name, key=self._key)
         began = time.monotonic()
         self._gather()
-        spec: Any = typed_spec(self._node.kind.Spec, self._node.declaration)
         task = BuildTask(
             self._bench,
             name,
-            spec,
+            self._node.spec,
             locked=self._node.locked,
             inputs=self._inputs,
             snapshots=self._node.snapshots or {},
@@ -345,7 +343,7 @@ def _as_problem(node: Node, error: BaseException) -> KbuildError:
         f"{node.name}: {type(error).__name__}: {error}",
         reason="kind-error",
         origin=origin,
-        hint=f"a bug in the kind {node.kind.name!r}; please report it",
+        hint=f"a bug in the kind {node.declaration.kind!r}; please report it",
     )
     problem.__cause__ = error
     return problem

@@ -32,7 +32,8 @@ def inputs(work: Work, node: Node) -> dict[str, tuple[Input, ...]]:
     for role, names in node.declaration.refs.items():
         named = names_matter(node.kind.Spec, role)
         found[role] = tuple(
-            Input(name if named else role, work.named(name).kind.name, outputs(work, name)) for name in names
+            Input(name if named else role, work.named(name).declaration.kind, outputs(work, name))
+            for name in names
         )
     return found
 

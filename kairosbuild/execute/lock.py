@@ -22,7 +22,6 @@ from kairosbuild.execute.nodes import TOOLS, Node
 from kairosbuild.execute.task import remove_tree
 from kairosbuild.graph.action import Action, ActionResult
 from kairosbuild.graph.node import Locked, Locker, Material
-from kairosbuild.recipe.instances import typed_spec
 from kairosbuild.recipe.lockfile import LockEntry, LockFile, Pin
 from kairosbuild.store.store import Store
 
@@ -125,13 +124,13 @@ class LockPhase:
     def _resolve(self, node: Node) -> Locked:
         if self.frozen:
             frozen = _FrozenLocker(self, node)
-            locked = node.kind.lock(_spec(node), frozen)
+            locked = node.kind.lock(node.spec, frozen)
             if locked.data or locked.materials:
                 raise self._amiss(node, "lock-missing", "is not in the lock file")
             return locked
         locker = NodeLocker(self, node)
         try:
-            return node.kind.lock(_spec(node), locker)
+            return node.kind.lock(node.spec, locker)
         finally:
             locker.close()
 
@@ -152,7 +151,7 @@ class NodeLocker:
     def upstream(self, role: str) -> Sequence[tuple[str, Any, Locked]]:
         """(kind, spec, locked) of the nodes a role names, already locked."""
         found = (self._phase.find(name) for name in self._node.declaration.refs.get(role, ()))
-        return [(one.kind.name, _spec(one), one.locked) for one in found]
+        return [(one.declaration.kind, one.spec, one.locked) for one in found]
 
     def fetch(self, uri: str, *, digest: str | None = None, size: int | None = None) -> Path:
         """Get a file."""
@@ -222,7 +221,3 @@ def file_of(entries: Mapping[str, LockEntry]) -> LockFile:
         {name: entry for name, entry in entries.items() if not name.startswith(TOOLS)},
         {name[len(TOOLS) :]: entry for name, entry in entries.items() if name.startswith(TOOLS)},
     )
-
-
-def _spec(node: Node) -> Any:
-    return typed_spec(node.kind.Spec, node.declaration)

@@ -21,6 +21,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -43,7 +44,7 @@ class Memory:
         before: list[list[Any]] = self.head["inputs"]
         return [path for path, _ in before] == list(paths) and all(found(path) == was for path, was in before)
 
-    @property
+    @cached_property
     def same_code(self) -> bool:
         """Whether it was written by the code that runs now."""
         return bool(self.head["code"] == code_stamp())
@@ -89,10 +90,6 @@ class Memory:
     def node(self, index: int) -> Any:
         """The line of one node."""
         return json.loads(self._lines[3 + index])
-
-    def kind(self, index: int) -> str:
-        """The kind of one node."""
-        return str(self.node(index)[0][1])
 
     def raw(self, index: int) -> bytes:
         """The same, as it is written."""

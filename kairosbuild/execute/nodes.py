@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import KbuildError
 from kairosbuild.execute.snapshot import Snapshot
 from kairosbuild.graph.graph import Graph
-from kairosbuild.graph.node import UNLOCKED, Kind, Locked
+from kairosbuild.graph.node import UNLOCKED, Kind, KindTable, Locked
 from kairosbuild.recipe.declaration import Declaration
+from kairosbuild.recipe.instances import typed_spec
 
 Where = str
 """Where a result came from: `built`, `memory` (the last evaluation), `local`, or a remote's name."""
@@ -30,12 +32,12 @@ class Result:
     where: Where = "memory"
 
 
-@dataclass(slots=True)
+@dataclass
 class Node:
     """One node. `result` and `snapshots` are of the last evaluation until this one replaces them."""
 
     declaration: Declaration
-    kind: Kind
+    kinds: KindTable = field(repr=False)
     tools: tuple[str, ...] = ()
     locked: Locked = UNLOCKED
     result: Result | None = None
@@ -46,6 +48,16 @@ class Node:
     def name(self) -> str:
         """Its name."""
         return self.declaration.name
+
+    @cached_property
+    def kind(self) -> Kind:
+        """Its kind, whose module is loaded now."""
+        return self.kinds[self.declaration.kind]
+
+    @cached_property
+    def spec(self) -> Any:
+        """Its spec as the kind has it."""
+        return typed_spec(self.kind.Spec, self.declaration)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ class Planner:
         return tuple(self._found.values())
 
     def _planned(self, i: int, node: Node, stale: bool) -> Planned:
-        plain = Planned(node.name, node.kind.name, "hit", "memory")
+        plain = Planned(node.name, node.declaration.kind, "hit", "memory")
         names, deps = self._work.graph.names, self._work.graph.deps[i]
         if waits := tuple(names[j] for j in deps if self._found[j].state != "hit"):
             return replace(plain, state="wait", where="", waits=waits)

@@ -147,7 +147,7 @@ def node_of(line: Any, kinds: Mapping[str, Kind]) -> Node:
     declaration = declaration_of(declared)
     return Node(
         declaration,
-        kinds[declaration.kind],
+        kinds,
         tuple(tools),
         locked=Locked(data, tuple(Material(*m) for m in materials)),
         result=result_of(result, seconds),
@@ -185,18 +185,18 @@ def carry(work: Work, memory: memo.Memory, kinds: Mapping[str, Kind]) -> set[int
     """Take over from the memory of an earlier recipe what still holds; gives the nodes it does not."""
     old = Remembered(memory, kinds)
     index = {name: i for i, name in enumerate(memory.names)}
-    dirty = memory.dirty
+    dirty, rekey = memory.dirty, not memory.same_code
     found: set[int] = set()
     for i, node in work.nodes.items():
         j = index.get(node.name)
-        before = None if j is None or memory.kind(j) not in kinds else old[j]
+        before = None if j is None else old[j]
         if before is None:
             found.add(i)
             continue
         node.seconds, node.result = before.seconds, before.result
         if before.declaration.sources == node.declaration.sources:
             node.snapshots = before.snapshots
-        if j in dirty or not memory.same_code or not _same(node, before):
+        if j in dirty or rekey or not _same(node, before):
             found.add(i)
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError, KbuildError, nearest
@@ -18,16 +18,16 @@ from kairosbuild.execute.dispatcher import Dispatcher, Options
 from kairosbuild.execute.engine import Found, Outcome, Request, Wiring, input_paths
 from kairosbuild.execute.executor import Executor
 from kairosbuild.execute.inputs import Inputs
-from kairosbuild.execute.lock import LockPhase, Means, entries_of, file_of
 from kairosbuild.execute.nodes import TOOLS, Node, Report, Work
-from kairosbuild.execute.plan import Planned, Planner
 from kairosbuild.execute.results import Results
 from kairosbuild.execute.task import Bench
 from kairosbuild.graph.graph import Graph
 from kairosbuild.graph.node import Material
-from kairosbuild.recipe import lockfile
 from kairosbuild.recipe.declaration import Declaration, Recipe
-from kairosbuild.recipe.instances import typed_spec
+
+if TYPE_CHECKING:
+    from kairosbuild.execute.lock import LockPhase
+    from kairosbuild.execute.plan import Planned
 
 
 class Session:
@@ -38,8 +38,8 @@ class Session:
         self._cancel = wiring.cancel or threading.Event()
         self._path = memo.place(request.store, request.recipe, request.vars.items())
         self._scope = os.path.abspath(request.recipe) + "#"  # noqa: PTH100
-        self._lock_path = lockfile.path_for(Path(request.recipe))
         self._inputs = Inputs(input_paths(request))
+        self._lock_path = Path(input_paths(request)[1])
 
     # -- the questions -------------------------------------------------------------------------
 
@@ -53,6 +53,8 @@ class Session:
     def plan(self, nodes: Sequence[str] = ()) -> tuple[Planned, ...]:
         """See `engine.plan`."""
         work, targets = self._prepared(nodes)
+        from kairosbuild.execute.plan import Planner
+
         planner = Planner(work, self._results, self._store.sources.digest, self._scope)
         planned = planner.run(work.graph.closure(targets), self._dirty)
         self._store.sources.save()
@@ -130,9 +132,9 @@ class Session:
         return list(nodes.values())
 
     def _node(self, declaration: Declaration) -> Node:
-        kind = self._kinds[declaration.kind]
-        spec: Any = typed_spec(kind.Spec, declaration)
-        return Node(declaration, kind, tuple(kind.tools(spec)))
+        node = Node(declaration, self._kinds)
+        node.tools = tuple(node.kind.tools(node.spec))
+        return node
 
     @cached_property
     def _fresh(self) -> Work:
@@ -174,6 +176,9 @@ class Session:
             raise
 
     def _phase(self, work: Work, *, frozen: bool = False, update: Collection[str] = ()) -> LockPhase:
+        from kairosbuild.execute.lock import LockPhase, Means, entries_of
+        from kairosbuild.recipe import lockfile
+
         name = self._request.recipe
         file = lockfile.read(self._lock_path, recipe=name)
         means = Means(
@@ -193,6 +198,9 @@ class Session:
 
     def _keep_lock(self, phase: LockPhase, names: Collection[str] | None) -> None:
         """Write the lock file. With `names`, which are all nodes there are, entries of others are dropped."""
+        from kairosbuild.execute.lock import file_of
+        from kairosbuild.recipe import lockfile
+
         kept = {
             name: entry
             for name, entry in phase.entries.items()
@@ -341,7 +349,7 @@ class _Found(Mapping[str, Found]):
         node = self._work.named(name)
         if node.result is None:
             raise KeyError(name)
-        return Found(node.kind.name, node.result.key, node.result.outputs)
+        return Found(node.declaration.kind, node.result.key, node.result.outputs)
 
     def __iter__(self) -> Any:
         return iter(self._work.graph.names)

@@ -1,31 +1,51 @@
-"""The table of kinds. Adding one is its file and a line here."""
+"""The table of kinds. Adding one is its file and a line here.
+
+A kind's module is imported when the kind is first asked for: a run in which one overlay changed has
+no use for the rest. `tests/kinds/test_table.py` holds every line to `graph.node.Kind`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
 from kairosbuild.graph.node import Kind, KindTable
-from kairosbuild.kinds.base import Base
-from kairosbuild.kinds.boot_test import BootTest
-from kairosbuild.kinds.disk import Disk
-from kairosbuild.kinds.fetch import Fetch
-from kairosbuild.kinds.image import Image
-from kairosbuild.kinds.kernel import Kernel
-from kairosbuild.kinds.overlay import Overlay
-from kairosbuild.kinds.packages import Packages
-from kairosbuild.kinds.run import Rule, Run
-from kairosbuild.kinds.tools import Tools
 
-_KINDS: tuple[Kind, ...] = (
-    Base(),
-    BootTest(),
-    Disk(),
-    Fetch(),
-    Image(),
-    Kernel(),
-    Overlay(),
-    Packages(),
-    Rule(),
-    Run(),
-    Tools(),
-)
+_PLACES = {
+    "base": "base.Base",
+    "boot-test": "boot_test.BootTest",
+    "disk": "disk.Disk",
+    "fetch": "fetch.Fetch",
+    "image": "image.Image",
+    "kernel": "kernel.Kernel",
+    "overlay": "overlay.Overlay",
+    "packages": "packages.Packages",
+    "rule": "run.Rule",
+    "run": "run.Run",
+    "tools": "tools.Tools",
+}
 
-TABLE: KindTable = {kind.name: kind for kind in _KINDS}
+
+class _Table(Mapping[str, Kind]):
+    """Kinds by name, each made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Kind] = {}
+
+    def __getitem__(self, name: str) -> Kind:
+        if name not in self._made:
+            module, _, kind = _PLACES[name].partition(".")
+            self._made[name] = getattr(import_module(f"kairosbuild.kinds.{module}"), kind)()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in _PLACES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
+
+
+TABLE: KindTable = _Table()
