@@ -50,8 +50,8 @@ if [ $verdict = failed ]; then # what follows says whether the machine restarts 
         waited=$((waited + 1))
     done
 fi
-kill $machine 2>/dev/null
-wait $machine 2>/dev/null
+kill $machine 2>/dev/null || true
+wait $machine 2>/dev/null || true
 trap - EXIT
 echo $verdict > /out/verdict
 plain
