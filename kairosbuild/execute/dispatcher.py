@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty
@@ -70,7 +70,7 @@ class Dispatcher:
         self._waiting: dict[int, int] = {}
         self._stale: set[int] = set()
         self._keys: dict[int, tuple[str, dict[str, Any]]] = {}
-        self._remaining: list[float] = []
+        self._remaining: dict[int, float] = {}
         self._began: dict[int, float] = {}
 
     def run(self, dirty: Iterable[int], targets: Iterable[int]) -> Report:
@@ -107,15 +107,10 @@ class Dispatcher:
     def _start(self, active: list[int]) -> None:
         among, graph = set(active), self._work.graph
         self._waiting = {i: sum(j in among for j in graph.deps[i]) for i in active}
-        self._remaining = self._priorities(among)
+        nodes = self._work.nodes
+        seconds = {i: nodes[i].seconds for i in active}
+        self._remaining = graph.remaining({i: _UNKNOWN if s is None else s for i, s in seconds.items()})
         self._ready.extend(i for i in active if not self._waiting[i])
-
-    def _priorities(self, active: Collection[int]) -> list[float]:
-        durations = [0.0] * len(self._work.graph.names)
-        for i in active:
-            seconds = self._work.nodes[i].seconds
-            durations[i] = _UNKNOWN if seconds is None else seconds
-        return self._work.graph.remaining(durations)
 
     def _loop(self) -> None:
         while True:

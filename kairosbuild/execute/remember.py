@@ -110,7 +110,7 @@ def _checks(made: Mapping[int, Node], old: tuple[Columns, Columns] | None) -> tu
         for shot in (node.snapshots or {}).values():
             for path, found in shot.seen:
                 _add(sources, i, path, _NEVER if young(found, shot.taken) else found)
-        for blob in node.result.outputs.values() if node.result else ():
+        for blob in set(node.result.outputs.values()) if node.result else ():
             _add(outputs, i, f"{blob.digest[7:9]}/{blob.digest[7:]}", blob.size)
     return sources, outputs
 

@@ -150,7 +150,7 @@ class Session:
     def _targets(self, work: Work, nodes: Sequence[str]) -> list[int]:
         index = work.graph.index
         if not nodes:
-            return [i for name, i in index.items() if not name.startswith(TOOLS)]
+            return list(range(len(index)))  # a tools tree is there because a node needs it
         for name in nodes:
             _known(name, index)
         return [index[name] for name in nodes]

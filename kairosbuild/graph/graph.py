@@ -40,16 +40,22 @@ class Graph:
         """These nodes and everything that needs them, in topological order."""
         return _reach(nodes, self.rdeps)
 
-    def remaining(self, durations: Sequence[float]) -> list[float]:
-        """For each node the longest path from its start to the end of the build, in the durations' unit."""
-        left = list(durations)
-        for i in range(len(left) - 1, -1, -1):
-            left[i] += max((left[j] for j in self.rdeps[i]), default=0.0)
+    def remaining(self, durations: Mapping[int, float]) -> dict[int, float]:
+        """For each of these nodes the longest path from its start to the end of the build, among them alone.
+
+        The durations are of any unit, which is the result's too.
+        """
+        left: dict[int, float] = {}
+        for i in sorted(durations, reverse=True):
+            after = [left[j] for j in self.rdeps[i] if j in left]
+            left[i] = durations[i] + (max(after) if after else 0.0)
         return left
 
 
 def _reach(start: Iterable[int], step: Sequence[Sequence[int]]) -> list[int]:
     seen = set(start)
+    if len(seen) == len(step):
+        return list(range(len(step)))
     todo = list(seen)
     while todo:
         for j in step[todo.pop()]:
