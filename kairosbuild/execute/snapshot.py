@@ -88,7 +88,11 @@ def take(root: str, source: str, hasher: Hasher, origin: Origin | None = None) -
             files.append(_file(logical, path, one, hasher, origin))
     else:
         files.append(_file("", base, found, hasher, origin))
-    return Snapshot(base, tuple(files), tuple(seen), taken)
+    return Snapshot(base, tuple(sorted(files, key=_logical)), tuple(seen), taken)
+
+
+def _logical(file: SourceFile) -> str:
+    return file.logical
 
 
 def _inside(root: str, base: str, source: str, origin: Origin | None) -> None:
