@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 SUITE = "trixie"
 SHELL = ("dash", "coreutils", "sed", "grep", "findutils", "tar", "libc-bin")
 PURPOSES: dict[str, tuple[str, ...]] = {
-    "image": (
-        *SHELL, "erofs-utils", "e2fsprogs", "mtools", "dosfstools", "fdisk", "cryptsetup-bin", "qemu-utils",
-        "zstd", "xz-utils", "gzip", "cpio", "kmod",
-    ),
+    "image": (*SHELL, "erofs-utils", "kmod", "xz-utils", "zstd"),
     "boot": ("systemd-boot-efi", "busybox-static", "dmsetup"),
     "qemu": (*SHELL, "qemu-system-x86", "ovmf"),
     "apt": (*SHELL, "apt", "dpkg"),
