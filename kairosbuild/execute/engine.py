@@ -17,6 +17,7 @@ such a run does not use.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from kairosbuild.graph.node import KindTable
     from kairosbuild.recipe.declaration import Declaration, Publish, Recipe
     from kairosbuild.store.store import Store
+
+
+_REFRESH = 12 * 3600.0  # seconds after which even a null build tells the store that its records are in use
 
 
 class Request(NamedTuple):
@@ -175,6 +179,8 @@ def evaluate(request: Request, wiring: Wiring, events: Events) -> Outcome:
     """
     memory = memo.read(memo.place(request.store, request.recipe, request.vars.items()))
     if memory is not None and _is_null(memory, request):
+        if memory.age(time.time()) > _REFRESH:
+            _session(request, wiring, events, memory).refresh()
         return _unchanged(memory, request, events)
     return _session(request, wiring, events, memory).evaluate()
 

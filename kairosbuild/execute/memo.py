@@ -158,10 +158,13 @@ def read(path: str) -> Memory | None:
 
 
 def write(path: str, lines: Iterable[bytes]) -> None:
-    """Put a memory in place, whole or not at all."""
+    """Put a memory in place, whole or not at all. What a kill leaves lies in the store's `tmp`."""
     body = b"\n".join(lines)
-    temporary = f"{path}.{os.getpid()}"
-    os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+    folder = os.path.dirname(path)  # noqa: PTH120
+    scratch = f"{os.path.dirname(folder)}/tmp"  # noqa: PTH120, S108 - of the store
+    for each in (folder, scratch):
+        os.makedirs(each, exist_ok=True)  # noqa: PTH103
+    temporary = f"{scratch}/memory-{os.getpid()}-{os.urandom(6).hex()}"
     with open(temporary, "wb") as stream:  # noqa: PTH123
         stream.write(sha256(body).hexdigest().encode() + b"\n")
         stream.write(body)

@@ -80,6 +80,14 @@ class Session:
         self._keep_lock(phase, names)
         return tuple(phase.resolved)
 
+    def refresh(self) -> None:
+        """Count the records of the memory as used now, so that garbage collection passes them by."""
+        memory = self._memory
+        assert memory is not None
+        lines = (memory.node(i) for i in range(len(memory.names)))
+        self._store.actions.get_many([line[4][0] for line in lines if line[4]])
+        memory.touch()
+
     # -- the work ------------------------------------------------------------------------------
 
     def _prepared(self, nodes: Sequence[str] = ()) -> tuple[Work, list[int]]:

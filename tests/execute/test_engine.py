@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _thread
+import os
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -94,6 +96,22 @@ def test_a_damaged_output_is_made_again(chain: Any, damage: str) -> None:
     path.write_bytes(b"" if damage == "truncate" else b"x")
     outcome = chain.run()
     assert chain.ran == ["b"] and chain.text(outcome, "c") == "AC"
+
+
+def test_a_null_build_keeps_its_records_in_use(chain: Any) -> None:
+    (file,) = (chain.store.root / "memory").iterdir()
+    old = time.time() - 100_000
+    os.utime(file, (old, old))
+    with sqlite3.connect(chain.store.root / "actions" / "cache.db") as database:
+        database.execute("UPDATE Cache SET access_time = ?", (old,))
+    assert chain.run().unchanged == 4 and chain.calls == ["store"]
+    assert file.stat().st_mtime > old + 90_000
+    used = {row[0]: row[1] for row in database.execute("SELECT key, access_time FROM Cache")}
+    database.close()
+    records = [time for key, time in used.items() if key.startswith("record:")]
+    assert len(records) == 4 and min(records) > old + 90_000
+    chain.run()
+    assert chain.calls == []
 
 
 def test_losing_the_memory_costs_no_build(chain: Any) -> None:

@@ -162,7 +162,7 @@ def test_young_files_are_not_believed(tmp_path: Path) -> None:
 
 
 def test_memory_survives_a_round_trip_and_no_damage(tmp_path: Path) -> None:
-    path = str(tmp_path / "m")
+    path = str(tmp_path / "memory" / "m")
     assert memo.read(path) is None
     head = {"schema": memo.SCHEMA, "x": "naïve"}
     memo.write(path, [memo.line(head), memo.line({}), memo.line({}), memo.line(["node"])])
