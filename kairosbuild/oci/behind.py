@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
@@ -40,6 +41,23 @@ class Behind:
             return
         with memoryview(data) as rest:
             self._write_on(rest)
+
+    def fill_from(self, fd: int, size: int) -> int:
+        """`fill` from an open file, to its end."""
+        end = self._used + size
+        if end < SIZE:  # the usual case, without any detour: one call, with room for a byte too many
+            got = os.readv(fd, (self._view[self._used:end + 1],))
+            if got == size:
+                self._used = end
+                self.position += size
+                return size
+            self._used += min(got, size)
+            self.position += min(got, size)
+            if got > size or not got:
+                return got
+            size -= got
+            return got + self.fill(lambda view: os.readv(fd, (view,)), size, ends=True)
+        return self.fill(lambda view: os.readv(fd, (view,)), size, ends=True)
 
     def fill(self, read_into: Callable[[memoryview], int], size: int, *, ends: bool = False) -> int:
         """Add exactly `size` bytes that `read_into` puts in the view it is given; return how many came.

@@ -28,8 +28,9 @@ def padding(size: int) -> int:
     return -size % BLOCK
 
 
-def encode(entry: Entry) -> bytes:
-    """The header blocks of an entry; its content and padding follow them."""
+def encode(entry: Entry, mtime: int | None = None) -> bytes:
+    """The header blocks of an entry, with another mtime if one is given; content and padding follow them."""
+    mtime = entry.mtime if mtime is None else mtime
     records: dict[bytes, bytes] = {}
     name = entry.path.encode("utf-8", "surrogateescape")
     if entry.type == "dir":
@@ -40,9 +41,9 @@ def encode(entry: Entry) -> bytes:
     link = entry.target.encode("utf-8", "surrogateescape")
     if len(link) > 100:
         records[b"linkpath"], link = link, link[:100]
-    size, uid, gid, mtime = entry.size, entry.uid, entry.gid, entry.mtime
+    size, uid, gid = entry.size, entry.uid, entry.gid
     if size > _MAX_SIZE or uid > _MAX_ID or gid > _MAX_ID or mtime > _MAX_SIZE:
-        size, uid, gid, mtime = _overflow(entry, records)
+        size, uid, gid, mtime = _overflow(entry, mtime, records)
     for key, value in entry.xattrs:
         records[b"SCHILY.xattr." + key.encode("utf-8", "surrogateescape")] = value
     devices = (entry.major, entry.minor)
@@ -52,7 +53,7 @@ def encode(entry: Entry) -> bytes:
     return _pax(records) + header if records else header
 
 
-def _ustar(  # noqa: PLR0917  # the fields of a header in their order
+def _ustar(  # the fields of a header in their order
     name: bytes, owner: Summed, size: int, mtime: int, link: bytes, prefix: bytes, kind: Summed
 ) -> bytes:
     times = b"%011o\0%011o\0" % (size, mtime)
@@ -85,17 +86,16 @@ def _split(name: bytes, records: dict[bytes, bytes]) -> tuple[bytes, bytes]:
     return name[:100], b""
 
 
-def _overflow(entry: Entry, records: dict[bytes, bytes]) -> tuple[int, int, int, int]:
+def _overflow(entry: Entry, mtime: int, records: dict[bytes, bytes]) -> tuple[int, int, int, int]:
     fitting = []
     for key, value, limit in (
         (b"size", entry.size, _MAX_SIZE), (b"uid", entry.uid, _MAX_ID),
-        (b"gid", entry.gid, _MAX_ID), (b"mtime", entry.mtime, _MAX_SIZE),
+        (b"gid", entry.gid, _MAX_ID), (b"mtime", mtime, _MAX_SIZE),
     ):
         if value > limit:
             records[key] = b"%d" % value
         fitting.append(0 if value > limit else value)
-    size, uid, gid, mtime = fitting
-    return size, uid, gid, mtime
+    return fitting[0], fitting[1], fitting[2], fitting[3]
 
 
 def _pax(records: dict[bytes, bytes]) -> bytes:

@@ -102,10 +102,11 @@ def dumps(rows: Sequence[Row]) -> bytes:
     return f'{{"entries":{_encode(rows)},"schema":{SCHEMA}}}'.encode("ascii")
 
 
-def row(entry: Entry, offset: int, data: int) -> Row:
-    """An entry and its place as a row."""
+def row(entry: Entry, offset: int, data: int, mtime: int | None = None) -> Row:
+    """An entry and its place as a row, with another mtime if one is given."""
     e = entry
-    made: Row = [e.path, _LETTER[e.type], e.mode, e.uid, e.gid, e.size, e.mtime, offset, data]
+    time = e.mtime if mtime is None else mtime
+    made: Row = [e.path, _LETTER[e.type], e.mode, e.uid, e.gid, e.size, time, offset, data]
     if e.type in ("char", "block"):
         made.append(f"{e.major},{e.minor}")
     elif e.target or e.xattrs:

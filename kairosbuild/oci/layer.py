@@ -13,7 +13,7 @@ from kairosbuild.core.errors import InputError
 from kairosbuild.oci import index
 from kairosbuild.oci.behind import Behind
 from kairosbuild.oci.entry import OPAQUE, Entry, check_path, hidden_by, is_opaque, is_whiteout, order
-from kairosbuild.oci.header import END, encode, padding
+from kairosbuild.oci.header import BLOCK, END, encode, padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ class Slice:
 Content = Path | str | bytes | BinaryIO | Slice | None
 """A file's bytes: where to read them (path, stream, slice), or themselves. None for all that has none."""
 
+_ZEROS = bytes(BLOCK)
+
 Item = tuple[Entry, Content]
 
 
@@ -50,18 +52,21 @@ def write_layer(entries: Iterable[Item], out: BinaryIO, epoch: int, *, flat_time
     from another thread until this returns. Raises InputError: `layer-path`, `layer-duplicate`,
     `layer-link`, `file-changed` (content shorter or longer than the entry says).
     """
-    items = settle(entries)
+    return write_settled(settle(entries), out, epoch, flat_time=flat_time)
+
+
+def write_settled(items: Iterable[Item], out: BinaryIO, epoch: int, *, flat_time: bool = False) -> bytes:
+    """`write_layer` for what comes as `settle` would leave it; nothing is held but the index."""
     rows: list[index.Row] = []
     with Behind(out) as sink:
         for entry, content in items:
             mtime = epoch if flat_time else max(0, min(entry.mtime, epoch))
-            timed = entry if mtime == entry.mtime else replace(entry, mtime=mtime)
             offset = sink.position
-            sink.write(encode(timed))
-            rows.append(index.row(timed, offset, sink.position))
+            sink.write(encode(entry, mtime))
+            rows.append(index.row(entry, offset, sink.position, mtime))
             if entry.size:
                 _content(entry, content, sink)
-                sink.write(bytes(padding(entry.size)))
+                sink.write(_ZEROS[:padding(entry.size)])
         sink.write(END)
     return index.dumps(rows)
 
@@ -170,7 +175,7 @@ def _content(entry: Entry, content: Content, sink: Behind) -> None:
     if isinstance(content, str | Path):
         fd = os.open(content, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            got = sink.fill(lambda view: os.readv(fd, (view,)), entry.size, ends=True)
+            got = sink.fill_from(fd, entry.size)
         finally:
             os.close(fd)
     elif isinstance(content, Slice):

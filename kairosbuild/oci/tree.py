@@ -11,7 +11,7 @@ from typing import BinaryIO
 from kairosbuild.core.errors import InputError
 from kairosbuild.oci.entry import OPAQUE, Entry, EntryType, keeps_xattr, whiteout_of
 from kairosbuild.oci.extract import extract
-from kairosbuild.oci.layer import write_layer
+from kairosbuild.oci.layer import write_layer, write_settled
 
 __all__ = ["extract", "scan", "write_tree"]
 
@@ -28,7 +28,7 @@ def scan(root: Path, *, overlay: bool = False) -> Iterator[tuple[Entry, Path | N
 
     Hard links are told by device and inode, sockets are left out. With `overlay`, the folder is
     the upper one of an overlayfs (mounted with userxattr or not), and its whiteouts and opaque folders come
-    out as OCI's. Raises InputError (`overlay-name`, `overlay-redirect`) for what OCI cannot say.
+    out as OCI's. Raises InputError (`tree-whiteout`, `overlay-redirect`) for what OCI cannot say.
     """
     return ((entry, Path(path) if path else None) for entry, path in _walk(root, overlay))
 
@@ -37,7 +37,8 @@ def write_tree(
     root: Path, out: BinaryIO, epoch: int, *, overlay: bool = False, flat_time: bool = False
 ) -> bytes:
     """Write the canonical layer of this folder, return its index; quicker than `write_layer(scan(root))`."""
-    return write_layer(_walk(root, overlay), out, epoch, flat_time=flat_time)
+    write = write_layer if overlay else write_settled  # whiteouts have another place in the order than what they hide
+    return write(_walk(root, overlay), out, epoch, flat_time=flat_time)
 
 
 def _walk(root: Path, overlay: bool) -> Iterator[tuple[Entry, str | None]]:
@@ -54,6 +55,8 @@ def _walk(root: Path, overlay: bool) -> Iterator[tuple[Entry, str | None]]:
             if head != path:
                 yield _link(path, head, info), None
                 continue
+        if ".wh." in path and path.rpartition("/")[2].startswith(".wh."):
+            raise InputError(f"{path!r} has a name that means a whiteout in a layer", reason="tree-whiteout")
         names = os.listxattr(full, follow_symlinks=False)
         if overlay:
             special = _special(path, full, kind, info, names)
@@ -62,7 +65,7 @@ def _walk(root: Path, overlay: bool) -> Iterator[tuple[Entry, str | None]]:
                 if kind != "dir":
                     continue
         target = os.readlink(full) if kind == "symlink" else ""  # noqa: PTH115  # 60,000 Path objects cost
-        yield _entry(path, kind, info, target, _xattrs(full, names)), full if kind == "file" else None
+        yield _entry(path, kind, info, target, _xattrs(full, names) if names else ()), full if kind == "file" else None
         if kind == "dir":
             todo += _children(full, path)
 
@@ -111,8 +114,6 @@ def _plain(name: str, value: bytes) -> bytes:
 
 def _special(path: str, full: str, kind: EntryType, info: os.stat_result, names: list[str]) -> Entry | None:
     """The OCI whiteout that this member of an overlayfs upper folder stands for."""
-    if path.rpartition("/")[2].startswith(".wh."):
-        raise InputError(f"{path!r} has a name that means a whiteout in a layer", reason="overlay-name")
     if kind == "char" and info.st_rdev == 0:
         return Entry(whiteout_of(path), "file", mode=0)
     for name in names:
