@@ -18,7 +18,7 @@ _REFCOUNTS = CLUSTER // 2  # 16-bit reference counts in one cluster
 _ENTRIES = CLUSTER // 8
 
 
-def write(disk: Sparse, write: Callable[[bytes], object]) -> None:
+def write(disk: Sparse, write: Callable[[bytes | memoryview], object]) -> None:
     """Write the image of this disk through `write`, front to back."""
     size, used = disk.size, disk.used(CLUSTER)
     tables = sorted({number // _ENTRIES for number in used})

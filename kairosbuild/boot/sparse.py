@@ -50,8 +50,8 @@ class Sparse:
             found.extend(range(first, -(-end // cluster)))
         return found
 
-    def read(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes between two places, zeros included."""
+    def read(self, start: int, end: int) -> Iterator[bytes | memoryview]:
+        """The bytes between two places, zeros included, in pieces that are valid until the next."""
         pieces = self._all()
         at = start
         number = max(0, bisect_left(pieces, start, key=lambda piece: piece[0]) - 1)
@@ -84,18 +84,19 @@ class Sparse:
         return self._pieces
 
 
-def _content(content: bytes | Part, start: int, length: int) -> Iterator[bytes]:
+def _content(content: bytes | Part, start: int, length: int) -> Iterator[bytes | memoryview]:
     if isinstance(content, bytes):
-        yield content[start : start + length]
+        yield memoryview(content)[start : start + length]
         return
+    buffer = memoryview(bytearray(min(CHUNK, length)))
     handle = os.open(content.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         at, end = content.offset + start, content.offset + start + length
         while at < end:
-            chunk = os.pread(handle, min(CHUNK, end - at), at)
-            if not chunk:
+            got = os.preadv(handle, (buffer[: end - at],), at)
+            if not got:
                 raise ValueError(f"{content.path} ends before byte {end}")
-            yield chunk
-            at += len(chunk)
+            yield buffer[:got]
+            at += got
     finally:
         os.close(handle)

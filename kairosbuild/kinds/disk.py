@@ -77,7 +77,7 @@ class Disk:
     produces: ClassVar[str] = "disk"
 
     def tools(self, spec: DiskSpec) -> tuple[str, ...]:
-        """mkfs.erofs; boot loader, stub and what the initrd is made of."""
+        """mkfs.erofs and zstd; boot loader, stub and what the initrd is made of."""
         return ("image", "boot")
 
     def lock(self, spec: DiskSpec, locker: Locker) -> Locked:
@@ -235,22 +235,19 @@ def _kernel(task: Task, stack: _Stack) -> tuple[int, str, str]:
 
 def _initrd(task: Task, stack: _Stack, version: str) -> Blob:
     """The initrd for this kernel, made once for the layers that have its modules."""
-    tools = task.tools("boot")
+    tools, packing = task.tools("boot"), task.tools("image")
     holders = [one.ref for one in stack.layers if version in one.survey.modules]
 
     def make() -> Outputs:
-        return {
-            "initrd": task.put_bytes(
-                initrd.build(
-                    _tree(task, tools).read, Files([_readable(task, one) for one in holders]), version
-                )
-            )
-        }
+        kernel = Files([_readable(task, one) for one in holders])
+        archive = task.put_bytes(initrd.build(_tree(task, tools).read, kernel, version))
+        packer = Action(initrd.COMPRESS, (packing,), {"initrd": archive}, ("initrd",), platform=task.platform)
+        return task.execute(packer).outputs
 
     preimage = {
         "version": version,
         "layers": [one.layer.digest for one in holders],
-        "tools": tools.digest,
+        "tools": [tools.digest, packing.digest],
         "recipe": initrd.recipe(),
     }
     return task.derive("initrd", initrd.VERSION, preimage, make)["initrd"]

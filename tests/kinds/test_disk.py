@@ -32,6 +32,8 @@ def store(tmp_path: Path) -> Store:
 
 def play(action: Action) -> Mapping[str, bytes]:
     """Instead of a filesystem, bytes that depend on the layer."""
+    if "initrd" in action.inputs:
+        return {"initrd": b"packed " + action.inputs["initrd"].digest.encode()}
     seed = action.inputs["layer"].digest + action.inputs["folders"].digest
     return {"layer": hashlib.sha256(seed.encode()).digest() * 1000}
 
@@ -103,9 +105,9 @@ def test_equal_inputs_make_equal_disks_in_both_formats(store: Store, tmp_path: P
 
 def test_a_changed_layer_is_all_that_is_made_anew(store: Store) -> None:
     _, task = build(store, BASE, KERNEL, SITE)
-    assert len(task.actions) == 3
+    assert len(task.actions) == 4, "three layers and an initrd"
     build(store, BASE, KERNEL, {**SITE, "etc/motd": b"changed\n"}, task=task)
-    assert len(task.actions) == 4
+    assert len(task.actions) == 5
 
 
 def test_the_artifact_describes_the_disk(store: Store) -> None:
