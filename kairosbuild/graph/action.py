@@ -41,8 +41,8 @@ class Action:
     cwd: str = "/in"
     layer: bool = False
     drop: tuple[str, ...] = ()
-    executable: tuple[str, ...] = ()   # inputs that carry the exec bit
-    devices: tuple[str, ...] = ()      # e.g. "/dev/kvm", when the host has it
+    executable: tuple[str, ...] = ()  # inputs that carry the exec bit
+    devices: tuple[str, ...] = ()  # e.g. "/dev/kvm", when the host has it
     platform: str = "linux/amd64"
     timeout: float | None = field(default=None, compare=False)  # seconds
 
