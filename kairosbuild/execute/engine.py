@@ -207,6 +207,11 @@ def lock(
     return _session(request, wiring, events).lock(update)
 
 
+def tools(request: Request, wiring: Wiring, events: Events, purpose: str) -> Blob:
+    """The layer of a tools tree, locked and built if need be: for what runs tools outside of the graph."""
+    return _session(request, wiring, events).tools(purpose)
+
+
 def _session(request: Request, wiring: Wiring, events: Events, memory: memo.Memory | None = None) -> Session:
     from kairosbuild.execute.session import Session
 

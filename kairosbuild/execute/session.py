@@ -80,6 +80,14 @@ class Session:
         self._keep_lock(phase, names)
         return tuple(phase.resolved)
 
+    def tools(self, purpose: str) -> Blob:
+        """See `engine.tools`."""
+        phase = self._phase(self._fresh)
+        layer = self._tools_layer(purpose)
+        if phase.resolved:
+            self._keep_lock(phase, None)
+        return layer
+
     def refresh(self) -> None:
         """Count the records of the memory as used now, so that garbage collection passes them by."""
         memory = self._memory

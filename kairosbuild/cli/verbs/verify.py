@@ -71,8 +71,7 @@ def _build_again(parts: Parts, outcome: Outcome, folder: Path) -> Any:
     shutil.copytree(outcome.root, root, symlinks=True, ignore=_LEFT_BEHIND)
     recipe = root / os.path.relpath(os.path.abspath(parts.arguments.recipe), outcome.root)
     _carry_downloads(parts, folder / "cache")
-    program = "import sys; from kairosbuild.cli.main import run; sys.argv[0] = 'kbuild'; run()"
-    command = [sys.executable, "-c", program, "run", str(recipe), *parts.arguments.nodes]
+    command = [sys.executable, "-m", "kairosbuild", "run", str(recipe), *parts.arguments.nodes]
     command += ["--no-publish", "--json", "--progress=none", "--locked", "-j1"]
     command += [f"--cache-dir={folder / 'cache'}"]
     command += [f"--set={word}" for word in parts.arguments.set]

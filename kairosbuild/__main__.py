@@ -1,0 +1,5 @@
+"""`python -m kairosbuild` is `kbuild`."""
+
+from kairosbuild.cli.main import run
+
+run()
