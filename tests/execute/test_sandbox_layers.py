@@ -293,16 +293,21 @@ import json, os, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from kairosbuild.core.digest import Blob
-from kairosbuild.execute.layerstep import LayerExecutor
+from kairosbuild.execute.sandbox import LocalExecutor
 from kairosbuild.graph.action import Action
 from kairosbuild.store.store import Store
 store = Store(Path(sys.argv[2]) / "store")
 root = store.cas.add_copy(Path(sys.argv[3]))
 os.umask(0o077)
-action = Action(("/bin/sh", "-euc", sys.argv[4]), (root,), layer=True)
-done = LayerExecutor(store, epoch=1700000000).execute(
-    action, name="n", scratch=store.cas.tmp(), cancel=threading.Event())
-print(json.dumps([os.getuid(), done.layer.layer.digest, done.layer.index.digest, done.log.decode()]))
+local = LocalExecutor(store, epoch=1700000000)
+def run(script, **more):
+    action = Action(("/bin/sh", "-euc", script), (root,), **more)
+    return local.execute(action, name="n", scratch=store.cas.tmp(), cancel=threading.Event())
+done = run(sys.argv[4], layer=True)
+plain = run("id; echo $$; ls -lnd / /in /out /tmp /bin; touch /x 2>/dev/null || echo refused")
+local.close()
+said = done.log.decode(), plain.log.decode()
+print(json.dumps([os.getuid(), done.layer.layer.digest, done.layer.index.digest, *said]))
 for tree in list(store.trees.root.iterdir()):
     assert store.trees.destroy(tree), tree
 """
@@ -338,11 +343,12 @@ def test_an_ordinary_user_makes_the_same_layer(somebody: str, run: Run, store: S
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    uid, layer, index, log = json.loads(done.stdout)
+    uid, layer, index, log, plain = json.loads(done.stdout)
     assert uid == user.pw_uid != 0
     assert ours.layer is not None
     assert (layer, index) == (ours.layer.layer.digest, ours.layer.index.digest)
     assert log == ours.log.decode()
+    assert plain.startswith("uid=0 gid=0") and plain.endswith("refused\n")
 
 
 def _python(uid: int) -> str:
