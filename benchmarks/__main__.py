@@ -11,7 +11,14 @@ from importlib import import_module
 from benchmarks.harness import Benchmark, Result
 
 ORDER = (
-    "null-10k", "change-10k", "cold-1k", "edit-disk", "nochange-disk", "cold-disk", "layer-60k", "memory-1g",
+    "null-10k",
+    "change-10k",
+    "cold-1k",
+    "edit-disk",
+    "nochange-disk",
+    "cold-disk",
+    "layer-60k",
+    "memory-1g",
 )
 
 

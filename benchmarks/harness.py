@@ -18,7 +18,7 @@ class Result:
     ours: float
     peer: float
     peer_name: str
-    goal: float          # the ratio to reach
+    goal: float  # the ratio to reach
     note: str = ""
 
     @property
@@ -34,9 +34,17 @@ class Result:
     def json(self) -> str:
         """One line for programs."""
         return json.dumps(
-            {"name": self.name, "unit": self.unit, "ours": round(self.ours, 4), "peer": round(self.peer, 4),
-             "peer_name": self.peer_name, "ratio": round(self.ratio, 4), "goal": self.goal,
-             "reached": self.reached, "note": self.note}
+            {
+                "name": self.name,
+                "unit": self.unit,
+                "ours": round(self.ours, 4),
+                "peer": round(self.peer, 4),
+                "peer_name": self.peer_name,
+                "ratio": round(self.ratio, 4),
+                "goal": self.goal,
+                "reached": self.reached,
+                "note": self.note,
+            }
         )
 
 
@@ -49,7 +57,9 @@ class Benchmark:
     run: Callable[[], Result]
 
 
-def median_seconds(work: Callable[[], object], *, runs: int = 5, prepare: Callable[[], object] | None = None) -> float:
+def median_seconds(
+    work: Callable[[], object], *, runs: int = 5, prepare: Callable[[], object] | None = None
+) -> float:
     """The median wall time of `work`, with `prepare` called untimed before each run."""
     times = []
     for _ in range(runs):

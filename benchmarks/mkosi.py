@@ -105,7 +105,15 @@ class Mkosi:
         self.home.mkdir(parents=True, exist_ok=True)
         fresh = self.home / "tree.new"
         shutil.rmtree(fresh, ignore_errors=True)
-        command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={TOOLS}", "trixie", str(fresh), self.mirror]
+        command = [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=apt",
+            f"--include={TOOLS}",
+            "trixie",
+            str(fresh),
+            self.mirror,
+        ]
         subprocess.run(command, check=True)
         fresh.rename(self.tree)
 

@@ -52,7 +52,9 @@ def test_imports_only_downwards(file: Path) -> None:
         return
     allowed = MAY_IMPORT[room] | {room}
     rooms = {name.split(".")[1] for name in imported(file) if name.startswith("kairosbuild.")}
-    assert rooms & set(MAY_IMPORT) <= allowed, f"{room} may not import {sorted(rooms & set(MAY_IMPORT) - allowed)}"
+    assert rooms & set(MAY_IMPORT) <= allowed, (
+        f"{room} may not import {sorted(rooms & set(MAY_IMPORT) - allowed)}"
+    )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(ROOT).as_posix())

@@ -18,7 +18,7 @@ from pathlib import Path
 
 PROGRAM = Path("/usr/lib/apt/apt-helper")
 _BATCH = 200  # files for one process, far below the longest argument list
-_FAILED = re.compile(r"^E: Failed to fetch (\S+)  (.*)$", re.MULTILINE)
+_FAILED = re.compile(r"^(?:E|Error): Failed to fetch (\S+)  (.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

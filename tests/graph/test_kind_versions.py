@@ -102,7 +102,7 @@ def test_words_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for n, text in enumerate(
         (
             '"""Doc."""\ndef f(x):\n    return x + 1\n',
-            '"""Other\n\n→."""\n\n# words\ndef f(x):  # é\n    """Says\n    more."""\n    return x + 1  # →\n',
+            '"""Other\n\n→."""\n\n# words\ndef f(x):  # é\n    """Says\n    x."""\n    return x + 1  # →\n',
             "def f(x):\n    return x + 2\n",
         )
     ):

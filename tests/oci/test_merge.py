@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from oci_layers import file, folder, hard, layer_items, link, whiteout, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oci_layers import file, folder, hard, layer_items, link, whiteout, written
 
 from kairosbuild.core.errors import InputError
 from kairosbuild.oci.entry import hidden_by, is_opaque, is_whiteout, parent
