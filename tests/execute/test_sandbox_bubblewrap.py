@@ -49,11 +49,12 @@ def test_the_machines_own_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_one_out_of_a_tree_runs_actions(monkeypatch: pytest.MonkeyPatch, tree: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    root = host_root(store).layer
     monkeypatch.setattr(shutil, "which", lambda name: None)
     words = bubblewrap.find_bubblewrap(tree)
     assert all(str(tree) in word for word in words if word != "--library-path")
-    store = Store(tmp_path / "store")
-    action = Action(("/bin/sh", "-c", "echo x > /out/x"), (host_root(store).layer,), outputs=("x",))
+    action = Action(("/bin/sh", "-c", "echo x > /out/x"), (root,), outputs=("x",))
     done = BubblewrapExecutor(store, bwrap=words).execute(
         action, name="n", scratch=tmp_path, cancel=threading.Event()
     )
