@@ -72,7 +72,7 @@ class Disk:
     """See the module."""
 
     name: ClassVar[str] = "disk"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Spec: ClassVar[type] = DiskSpec
     produces: ClassVar[str] = "disk"
 

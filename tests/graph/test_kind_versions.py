@@ -21,15 +21,28 @@ from pathlib import Path
 
 import pytest
 
+import kairosbuild
 from kairosbuild.kinds.table import TABLE
 
+PACKAGE = Path(kairosbuild.__path__[0])
 GOLDEN = Path(__file__).parent.parent / "golden" / "kinds.json"
 ALSO = {
     "base": ("kairosbuild.sources.dpkg", "kairosbuild.sources.apt"),
     "packages": ("kairosbuild.sources.dpkg", "kairosbuild.sources.apt"),
     "kernel": ("kairosbuild.sources.dpkg",),
     "tools": ("kairosbuild.sources.deb",),
-    "disk": ("kairosbuild.boot.layerfs", "kairosbuild.boot.initrd", "kairosbuild.boot.uki"),
+    "image": ("kairosbuild.boot.survey",),
+    "disk": (
+        *(
+            f"kairosbuild.boot.{name}"
+            for name in (
+                *("cpio", "elf", "ext4", "fat", "files", "gpt", "initrd", "layerfs", "modules", "qcow2"),
+                *("sparse", "survey", "uki", "verity"),
+            )
+        ),
+        "boot/initrd.sh",
+    ),
+    "boot-test": ("kairosbuild.boot.qemu", "boot/qemu.sh"),
 }
 """What besides its own module decides the bytes a kind yields: code that is the kind's in all but place."""
 
@@ -39,6 +52,8 @@ def digest(module: str) -> str:
 
     Made of positions alone, because how Python prints its own syntax trees differs between versions.
     """
+    if module.endswith(".sh"):
+        return sha256((PACKAGE / module).read_bytes()).hexdigest()[:32]
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None, f"{module} is no module"
     text = Path(spec.origin).read_bytes()
