@@ -56,13 +56,11 @@ class Options:
 
 
 class Dispatcher:
-    """Brings nodes up to date. `scope` names the recipe in the records of last results."""
+    """Brings nodes up to date."""
 
-    def __init__(
-        self, work: Work, bench: Bench, *, fetch: Fetch, hasher: Hasher, options: Options, scope: str = ""
-    ) -> None:
+    def __init__(self, work: Work, bench: Bench, *, fetch: Fetch, hasher: Hasher, options: Options) -> None:
         self._work, self._bench, self._fetch, self._hasher = work, bench, fetch, hasher
-        self._options, self._scope = options, scope
+        self._options = options
         self._schedule = Schedule(options.cpus, options.bytes)
         self._workers = Workers(options.cpus)
         self._report = Report()
@@ -286,23 +284,23 @@ class _Job:
         seconds = time.monotonic() - began
         log = self._bench.store.cas.put_bytes(b"".join(task.log)) if task.log else None
         record = Record(self._key, self._document, outputs, seconds, log, name)
-        self._bench.results.keep(record, last=f"{self._owner._scope}{name}")
+        self._bench.results.keep(record)
         return Result(self._key, outputs, seconds, "built")
 
     def _gather(self) -> None:
         """Everything the build reads is here before it starts: inputs, tools, materials."""
-        cas = self._bench.store.cas
+        missing = self._bench.missing
         blobs = [blob for some in self._inputs.values() for one in some for blob in one.outputs.values()]
-        if gone := cas.missing([*blobs, *self._tools.values()]):
+        if gone := missing([*blobs, *self._tools.values()]):
             raise HostError(
                 f"an input of {self._node.name} was removed from the store: {min(gone).digest}",
                 reason="input-evicted",
                 hint="run the build again",
             )
         materials = {Blob(one.digest, one.size): one for one in self._node.locked.materials}
-        if lacking := cas.missing(materials):
+        if lacking := missing(materials):
             self._owner._fetch([materials[blob] for blob in materials if blob in lacking])
-        if gone := cas.missing(lacking):
+        if gone := missing(lacking):
             raise HostError(
                 f"{materials[min(gone)].uri} is not the file that was locked ({min(gone).digest})",
                 reason="wrong-digest",
@@ -312,7 +310,7 @@ class _Job:
     def _check(self, outputs: Mapping[str, Blob]) -> None:
         """The result may be kept: the outputs exist, and the sources are still what was hashed."""
         name = self._node.name
-        if gone := self._bench.store.cas.missing(outputs.values()):
+        if gone := self._bench.missing(outputs.values()):
             message = f"{name}: its output {min(gone).digest} is not stored"
             raise NodeError(message, reason="output-missing")
         shots = self._node.snapshots or {}

@@ -63,9 +63,9 @@ class Results:
                 continue
         return None
 
-    def keep(self, record: Record, *, last: str = "") -> None:
-        """Remember a result, whose outputs are in the store; `last` names the node it is the latest of."""
-        self.store.actions.put(record, last=last)
+    def keep(self, record: Record) -> None:
+        """Remember a result, whose outputs are in the store."""
+        self.store.actions.put(record)
 
     def _bring(self, remote: Remote, record: Record) -> None:
         blobs = [*record.outputs.values(), *([record.log] if record.log else [])]

@@ -272,7 +272,7 @@ class Session:
         )
         options = Options(self._request.jobs, self._request.keep_going)
         hasher = self._store.sources.digest
-        return Dispatcher(work, bench, fetch=self._fetch, hasher=hasher, options=options, scope=self._scope)
+        return Dispatcher(work, bench, fetch=self._fetch, hasher=hasher, options=options)
 
     def _fetch(self, materials: Sequence[Material]) -> object:
         return self._materials(materials)
@@ -285,7 +285,7 @@ class Session:
         known = {
             f"{self._scope}{work.graph.names[i]}": one.key
             for i, one in report.results.items()
-            if one.where not in ("built", "memory")
+            if one.where != "memory"
         }
         if known:
             self._store.actions.set_last(known)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Bench:
     """What every task works with: store, results, executor, and how it hears that it must stop.
 
     `scratch` is one folder for all that executors put between: each makes a folder of its own in it.
+    `here` are digests that were seen in the store during this run, under its lease.
     """
 
     store: Store
@@ -37,6 +38,16 @@ class Bench:
     platform: str
     epoch: int
     scratch: Path
+    here: set[str] = field(default_factory=set)
+
+    def missing(self, blobs: Iterable[Blob]) -> set[Blob]:
+        """Which of these are not stored. What was found once stays for the run: its lease says so."""
+        asked = [blob for blob in blobs if blob.digest not in self.here]
+        if not asked:
+            return set()
+        lacking = self.store.cas.missing(asked)
+        self.here.update(blob.digest for blob in asked if blob not in lacking)
+        return lacking
 
 
 class BuildTask:
@@ -137,9 +148,9 @@ class BuildTask:
         if self._scratch is not None:
             remove_tree(self._scratch)
 
-    def _bring(self, blobs: Any) -> None:
+    def _bring(self, blobs: Iterable[Blob]) -> None:
         """Put source files that an action reads into the store, if they still are what was hashed."""
-        for blob in self._bench.store.cas.missing(blobs):
+        for blob in self._bench.missing(blobs):
             path = self._source_of(blob)
             if path is None:
                 message = f"{self.name} asks for {blob.digest}, which is not stored"

@@ -69,6 +69,8 @@ class ActionCache:
             found[key] = record
             if not isinstance(used, float) or used < now - _FRESH:
                 stale.append(key)
+        if not found:
+            return found
         lacking = self._cas.missing(blob for record in found.values() for blob in record.outputs.values())
         if lacking:
             found = {
