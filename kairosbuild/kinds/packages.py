@@ -115,7 +115,7 @@ class _Below:
 
 def _below(upstream: Sequence[tuple[str, Any, Locked]]) -> _Below:
     ((kind, _, locked),) = upstream
-    if kind not in ("base", "packages") or not locked.materials:
+    if kind != "packages" and (kind != "base" or not locked.materials):
         raise InputError(
             f"what is installed in a node of kind {kind!r} is not known: nothing can be put on it",
             reason="packages-upstream",
