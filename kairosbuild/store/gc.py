@@ -198,7 +198,7 @@ class Collection:
             self.swept.trees += 1
 
     def _sweep_leftovers(self) -> None:
-        """What killed processes left: temporary files, damaged ones set aside, locks, files nobody knows."""
+        """What killed processes left: temporary files, damaged ones set aside, files nobody knows."""
         for path in self._leftovers():
             try:
                 status = os.lstat(path)
@@ -212,7 +212,7 @@ class Collection:
             self.swept.leftovers += 1
             self.swept.freed += 0 if path.is_dir() else status.st_blocks * 512
         if not self._dry:
-            self.swept.leftovers += self._store.locks.clean() + self._store.actions.sweep(self._cutoff / 1e9)
+            self.swept.leftovers += self._store.actions.sweep(self._cutoff / 1e9)
 
     def _leftovers(self) -> Iterator[Path]:
         root = self._store.root

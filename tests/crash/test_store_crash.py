@@ -62,7 +62,6 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         time.sleep(0.02)
         store.gc(grace=0)
         assert list((store.root / "tmp").iterdir()) == []
-        assert list((store.root / "locks").iterdir()) == []
     check(home, promised)
 
 

@@ -43,7 +43,7 @@ def test_threads_take_turns(tmp_path: Path) -> None:
         thread.join()
     assert set(most) == {1}
     assert len(most) == 200
-    assert list(tmp_path.iterdir()) == []
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [0]
 
 
 def test_processes_take_turns(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_processes_take_turns(tmp_path: Path) -> None:
     children = [subprocess.Popen(command) for _ in range(3)]
     assert [child.wait() for child in children] == [0, 0, 0]
     assert file.read_text() == "600"
-    assert list((tmp_path / "locks").iterdir()) == []
+    assert [path.stat().st_size for path in (tmp_path / "locks").iterdir()] == [0]
 
 
 def test_other_keys_do_not_wait(tmp_path: Path) -> None:
@@ -65,19 +65,16 @@ def test_other_keys_do_not_wait(tmp_path: Path) -> None:
         assert got
 
 
-def test_a_killed_holder_lets_go_and_its_file_is_cleaned(tmp_path: Path) -> None:
+def test_a_killed_holder_lets_go(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout
     assert child.stdout.readline() == "held\n"
     locks = Locks(tmp_path)
     with locks.attempt("key") as got:
         assert not got
-    assert locks.clean() == 0
     child.kill()
     child.wait()
     child.stdout.close()
-    assert len(list(tmp_path.iterdir())) == 1
-    assert locks.clean() == 1
     started = time.monotonic()
     with locks.hold("key"):
         assert time.monotonic() - started < 30
