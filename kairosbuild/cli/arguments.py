@@ -252,7 +252,13 @@ VERBS = (
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The parsed command line. argparse exits with 2 on bad usage, 0 after --help."""
     named = next((word for word in argv if not word.startswith("-")), "")
-    return parser(only=named).parse_args(argv)
+    made = parser(only=named)
+    arguments, rest = made.parse_known_args(argv)
+    if hasattr(arguments, "nodes") and not any(word.startswith("-") for word in rest):
+        arguments.nodes = [*(arguments.nodes or ()), *rest]  # argparse takes none behind a flag
+    elif rest:
+        made.error("unrecognized arguments: " + " ".join(rest))
+    return arguments
 
 
 def parser(only: str = "") -> argparse.ArgumentParser:

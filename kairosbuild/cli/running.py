@@ -87,6 +87,13 @@ def outcome_json(outcome: Outcome, **more: Any) -> None:
             "recipe": outcome.name, "total": outcome.total, "built": outcome.built, "hits": outcome.hits,
             "unchanged": outcome.unchanged, "interrupted": outcome.interrupted,
             "failed": {n: {"reason": p.reason, "message": p.message} for n, p in outcome.failed.items()},
-            "skipped": dict(outcome.skipped), **more,
+            "skipped": dict(outcome.skipped),
+            "nodes": {name: _node(outcome, name) for name in outcome.names() if outcome.has(name)},
+            **more,
         }
     )  # fmt: skip
+
+
+def _node(outcome: Outcome, name: str) -> dict[str, Any]:
+    outputs = {output: blob.digest for output, blob in outcome.outputs(name).items()}
+    return {"key": outcome.key(name), "outputs": outputs}
