@@ -9,6 +9,8 @@ from threading import Thread
 from types import TracebackType
 from typing import BinaryIO
 
+from kairosbuild.oci.header import padding
+
 SIZE = 1 << 20  # bytes in a buffer
 BUFFERS = 4
 
@@ -42,22 +44,22 @@ class Behind:
         with memoryview(data) as rest:
             self._write_on(rest)
 
-    def fill_from(self, fd: int, size: int) -> int:
-        """`fill` from an open file, to its end."""
-        end = self._used + size
-        if end < SIZE:  # the usual case, without any detour: one call, with room for a byte too many
-            got = os.readv(fd, (self._view[self._used:end + 1],))
-            if got == size:
-                self._used = end
-                self.position += size
-                return size
-            self._used += min(got, size)
-            self.position += min(got, size)
-            if got > size or not got:
-                return got
-            size -= got
-            return got + self.fill(lambda view: os.readv(fd, (view,)), size, ends=True)
-        return self.fill(lambda view: os.readv(fd, (view,)), size, ends=True)
+    def member(self, header: bytes, fd: int, size: int) -> bool:
+        """Add a header, all of an open file and its padding, the usual case without any detour.
+
+        False, and nothing added, when they do not fit in the buffer or the file has another size.
+        """
+        start = self._used
+        body = start + len(header)
+        end = body + size
+        over = end + padding(size)
+        if over >= SIZE or os.preadv(fd, (self._view[body:end + 1],), 0) != size:  # a byte more would show
+            return False
+        self._buffer[start:body] = header
+        self._buffer[end:over] = bytes(over - end)
+        self._used = over
+        self.position += over - start
+        return True
 
     def fill(self, read_into: Callable[[memoryview], int], size: int, *, ends: bool = False) -> int:
         """Add exactly `size` bytes that `read_into` puts in the view it is given; return how many came.

@@ -98,3 +98,5 @@ def check_path(path: str, *, reason: str = "tar-path") -> None:
         raise InputError(f"{path[:200]!r} is not a path a filesystem can hold", reason=reason)
     if any(name in (b"", b".", b"..") for name in names):
         raise InputError(f"{path[:200]!r} is not a plain relative path", reason=reason)
+    if any(name.startswith(b".wh.") for name in names[:-1]) or names[-1] in (b".wh.", b".wh..", b".wh..."):
+        raise InputError(f"{path[:200]!r} holds a whiteout of nothing", reason=reason)

@@ -46,22 +46,15 @@ def encode(entry: Entry, mtime: int | None = None) -> bytes:
         size, uid, gid, mtime = _overflow(entry, mtime, records)
     for key, value in entry.xattrs:
         records[b"SCHILY.xattr." + key.encode("utf-8", "surrogateescape")] = value
-    devices = (entry.major, entry.minor)
-    header = _ustar(
-        name, _owner(entry.mode, uid, gid), size, mtime, link, prefix, _kind(_FLAG[entry.type], devices)
-    )
+    tail = _tail(_FLAG[entry.type], link, (entry.major, entry.minor), prefix)
+    header = _ustar(name, _owner(entry.mode, uid, gid), size, mtime, tail)
     return _pax(records) + header if records else header
 
 
-def _ustar(  # the fields of a header in their order
-    name: bytes, owner: Summed, size: int, mtime: int, link: bytes, prefix: bytes, kind: Summed
-) -> bytes:
-    times = b"%011o\0%011o\0" % (size, mtime)
-    check = sum(name) + owner[1] + sum(times) + kind[1] + sum(link) + sum(prefix)
-    return b"".join((
-        name.ljust(100, b"\0"), owner[0], times, b"%06o\0 " % check, kind[0][:1], link.ljust(100, b"\0"),
-        kind[0][1:], prefix.ljust(167, b"\0"),
-    ))
+def _ustar(name: bytes, owner: Summed, size: int, mtime: int, tail: Summed) -> bytes:
+    numbers = b"%011o\0%011o\0" % (size, mtime)
+    check = sum(name) + owner[1] + sum(numbers) + 8 * 0x20 + tail[1]  # its own field counts as spaces
+    return b"%b%b%b%06o\0 %b" % (name.ljust(100, b"\0"), owner[0], numbers, check, tail[0])
 
 
 @lru_cache(4096)
@@ -71,10 +64,11 @@ def _owner(mode: int, uid: int, gid: int) -> Summed:
 
 
 @lru_cache(4096)
-def _kind(flag: bytes, devices: tuple[int, int]) -> Summed:
-    """The flag and what stands behind the link name; the sum counts the blank checksum too."""
-    text = flag + b"ustar\x0000" + bytes(64) + b"%07o\0%07o\0" % devices
-    return text, sum(text) + 8 * ord(" ")
+def _tail(flag: bytes, link: bytes, devices: tuple[int, int], prefix: bytes) -> Summed:
+    """From the type flag to the end, the names of user and group empty."""
+    text = flag + link.ljust(100, b"\0") + b"ustar\x0000" + bytes(64) + b"%07o\0%07o\0" % devices
+    text += prefix.ljust(167, b"\0")
+    return text, sum(text)
 
 
 def _split(name: bytes, records: dict[bytes, bytes]) -> tuple[bytes, bytes]:
@@ -100,8 +94,7 @@ def _overflow(entry: Entry, mtime: int, records: dict[bytes, bytes]) -> tuple[in
 
 def _pax(records: dict[bytes, bytes]) -> bytes:
     body = b"".join(_record(key, records[key]) for key in sorted(records))
-    owner, kind = _owner(0o644, 0, 0), _kind(b"x", (0, 0))
-    header = _ustar(b"PaxHeaders/entry", owner, len(body), 0, b"", b"", kind)
+    header = _ustar(b"PaxHeaders/entry", _owner(0o644, 0, 0), len(body), 0, _tail(b"x", b"", (0, 0), b""))
     return header + body + bytes(padding(len(body)))
 
 

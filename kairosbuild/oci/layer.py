@@ -18,10 +18,14 @@ from kairosbuild.oci.header import BLOCK, END, encode, padding
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Content that lies in an open file, from `offset`; how much of it is the entry's size."""
+    """Content that lies in an open file, from `offset`; how much of it is the entry's size.
+
+    `whole` says that it ends where the file does.
+    """
 
     fd: int
     offset: int
+    whole: bool = False
 
     def reader(self) -> Callable[[memoryview], int]:
         """A function that reads on into the view it is given."""
@@ -57,18 +61,20 @@ def write_layer(entries: Iterable[Item], out: BinaryIO, epoch: int, *, flat_time
 
 def write_settled(items: Iterable[Item], out: BinaryIO, epoch: int, *, flat_time: bool = False) -> bytes:
     """`write_layer` for what comes as `settle` would leave it; nothing is held but the index."""
-    rows: list[index.Row] = []
+    lines: list[str] = []
     with Behind(out) as sink:
         for entry, content in items:
             mtime = epoch if flat_time else max(0, min(entry.mtime, epoch))
+            header = encode(entry, mtime)
             offset = sink.position
-            sink.write(encode(entry, mtime))
-            rows.append(index.row(entry, offset, sink.position, mtime))
-            if entry.size:
+            lines.append(index.line(entry, offset, offset + len(header), mtime))
+            if isinstance(content, str | Path):
+                _file(header, entry, content, sink)
+            else:
+                sink.write(header)
                 _content(entry, content, sink)
-                sink.write(_ZEROS[:padding(entry.size)])
         sink.write(END)
-    return index.dumps(rows)
+    return index.joined(lines)
 
 
 def settle(entries: Iterable[Item]) -> list[Item]:
@@ -109,6 +115,8 @@ def _refuse_odd_paths(items: list[Item]) -> None:
             raise InputError(f"{entry.path!r} is inside {leaf[:-1]!r}, no folder", reason="layer-path")
         if entry.type != "dir":
             leaf = entry.path + "/"
+        if entry.type != "file" and is_whiteout(entry.path):
+            raise InputError(f"the whiteout {entry.path!r} is no file", reason="layer-path")
 
 
 def _relinked(items: list[Item]) -> list[Item]:
@@ -168,22 +176,27 @@ def _without_needless_whiteouts(items: list[Item]) -> list[Item]:
     return sorted(kept + opaque, key=lambda item: order(item[0].path)) if opaque else kept
 
 
+def _file(header: bytes, entry: Entry, path: str | Path, sink: Behind) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not sink.member(header, fd, entry.size):
+            sink.write(header)
+            _content(entry, Slice(fd, 0, whole=True), sink)
+    finally:
+        os.close(fd)
+
+
 def _content(entry: Entry, content: Content, sink: Behind) -> None:
+    got = 0
     if isinstance(content, bytes):
+        got = len(content)
         sink.write(content)
-        return
-    if isinstance(content, str | Path):
-        fd = os.open(content, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            got = sink.fill_from(fd, entry.size)
-        finally:
-            os.close(fd)
     elif isinstance(content, Slice):
-        got = sink.fill(content.reader(), entry.size)
+        got = sink.fill(content.reader(), entry.size, ends=content.whole)
     elif content is not None:
+        assert not isinstance(content, str | Path)
         got = sink.fill(_stream_reader(content), entry.size, ends=True)
-    else:
-        got = 0
+    sink.write(_ZEROS[:padding(got)])
     if got != entry.size:
         raise InputError(
             f"{entry.path!r} was to have {entry.size} bytes and has {'more' if got > entry.size else got}",

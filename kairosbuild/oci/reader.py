@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from kairosbuild.core.digest import CHUNK
-from kairosbuild.oci.entry import Entry, EntryType, check_path, keeps_xattr
+from kairosbuild.oci.entry import Entry, EntryType, check_path, is_whiteout, keeps_xattr
 from kairosbuild.oci.header import padding
 from kairosbuild.oci.layer import Item, Slice, write_layer
 from kairosbuild.oci.parse import LIMITS, Limits, Raw, next_member, read_exactly, refuse
@@ -125,6 +125,8 @@ def _entry(raw: Raw, limits: Limits) -> Entry | None:
         raise refuse(f"{path!r} says that it has {raw.size} bytes", "tar-limit")
     if not (0 <= raw.uid < _NOBODY and 0 <= raw.gid < _NOBODY):
         raise refuse(f"{path!r} belongs to {raw.uid}:{raw.gid}", "tar-owner")
+    if kind != "file" and is_whiteout(path):
+        raise refuse(f"the whiteout {path!r} is no file", "tar-type")
     if kind in ("char", "block"):
         _check_device(path, raw)
     return Entry(

@@ -37,7 +37,7 @@ def write_tree(
     root: Path, out: BinaryIO, epoch: int, *, overlay: bool = False, flat_time: bool = False
 ) -> bytes:
     """Write the canonical layer of this folder, return its index; quicker than `write_layer(scan(root))`."""
-    write = write_layer if overlay else write_settled  # whiteouts have another place in the order than what they hide
+    write = write_layer if overlay else write_settled  # whiteouts sort elsewhere than what they hide
     return write(_walk(root, overlay), out, epoch, flat_time=flat_time)
 
 
@@ -50,6 +50,9 @@ def _walk(root: Path, overlay: bool) -> Iterator[tuple[Entry, str | None]]:
         kind = _TYPES.get(stat.S_IFMT(info.st_mode))
         if kind is None:
             continue
+        if overlay and kind == "char" and info.st_rdev == 0:  # before links: overlayfs links its whiteouts
+            yield Entry(whiteout_of(path), "file", mode=0), None
+            continue
         if info.st_nlink > 1 and kind != "dir":
             head = first.setdefault((info.st_dev, info.st_ino), path)
             if head != path:
@@ -58,14 +61,11 @@ def _walk(root: Path, overlay: bool) -> Iterator[tuple[Entry, str | None]]:
         if ".wh." in path and path.rpartition("/")[2].startswith(".wh."):
             raise InputError(f"{path!r} has a name that means a whiteout in a layer", reason="tree-whiteout")
         names = os.listxattr(full, follow_symlinks=False)
-        if overlay:
-            special = _special(path, full, kind, info, names)
-            if special:
-                yield special, None
-                if kind != "dir":
-                    continue
+        if overlay and _opaque(path, full, names):
+            yield Entry(f"{path}/{OPAQUE}", "file", mode=0), None
         target = os.readlink(full) if kind == "symlink" else ""  # noqa: PTH115  # 60,000 Path objects cost
-        yield _entry(path, kind, info, target, _xattrs(full, names) if names else ()), full if kind == "file" else None
+        entry = _entry(path, kind, info, target, _xattrs(full, names) if names else ())
+        yield entry, full if kind == "file" else None
         if kind == "dir":
             todo += _children(full, path)
 
@@ -112,10 +112,8 @@ def _plain(name: str, value: bytes) -> bytes:
     return value
 
 
-def _special(path: str, full: str, kind: EntryType, info: os.stat_result, names: list[str]) -> Entry | None:
-    """The OCI whiteout that this member of an overlayfs upper folder stands for."""
-    if kind == "char" and info.st_rdev == 0:
-        return Entry(whiteout_of(path), "file", mode=0)
+def _opaque(path: str, full: str, names: list[str]) -> bool:
+    """Whether overlayfs marked this folder as hiding what is below it."""
     for name in names:
         if not name.startswith(_OVERLAY):
             continue
@@ -126,7 +124,7 @@ def _special(path: str, full: str, kind: EntryType, info: os.stat_result, names:
                 hint="mount the overlay with redirect_dir=off,metacopy=off",
             )
         if what == "opaque" and os.getxattr(full, name, follow_symlinks=False) == b"y":
-            return Entry(f"{path}/{OPAQUE}", "file", mode=0)
-    return None
+            return True
+    return False
 
 
