@@ -257,8 +257,14 @@ class _Lines(Mapping[str, Found]):
     def __init__(self, memory: memo.Memory) -> None:
         self._memory = memory
         self._index: dict[str, int] | None = None
+        self._found: dict[str, Found] = {}
 
     def __getitem__(self, name: str) -> Found:
+        if name not in self._found:
+            self._found[name] = self._read(name)
+        return self._found[name]
+
+    def _read(self, name: str) -> Found:
         from kairosbuild.execute.remember import result_of
 
         if self._index is None:
