@@ -1,8 +1,8 @@
 """The layer of a 60,000-file tree: ours against GNU tar.
 
 Both read the same folder (in the page cache) and leave a sorted tar on disk and its sha256. Ours also keeps
-extended attributes and writes the index; GNU tar gets the quicker of two ways to be hashed, through a
-pipe while it writes or from the file afterwards. Normalising GNU tar's archive must give our bytes.
+extended attributes and writes the index; GNU tar gets the quicker of two ways to be hashed (by openssl where
+there is one), through a pipe while it writes or from the file afterwards. Normalising GNU tar's archive must give our bytes.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
+import statistics
 import subprocess
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +26,10 @@ from kairosbuild.oci.tree import write_tree
 
 FILES = 60_000
 MEAN = 10_000  # bytes in a file
+HASH = "openssl dgst -sha256" if shutil.which("openssl") else "sha256sum"  # the former is the quicker
 TAR = "tar --sort=name --numeric-owner --mtime=@0 --format=ustar -C {tree} -cf"
-PIPE = f"{TAR} - . | tee {{tar}} | sha256sum"
-AFTER = f"{TAR} {{tar}} . && sha256sum {{tar}}"
+PIPE = f"{TAR} - . | tee {{tar}} | {HASH}"
+AFTER = f"{TAR} {{tar}} . && {HASH} {{tar}}"
 
 
 class Hashing:
@@ -74,16 +79,25 @@ def measure() -> Result:
         make_tree(tree)
         os.sync()
         digest, index = ours(tree, mine)
-        seconds = median_seconds(lambda: ours(tree, mine))
-        peers = {
-            way: median_seconds(lambda way=way: _shell(way, tree, theirs))
-            for way in (PIPE, AFTER)  # type: ignore[misc]
-        }
+        _shell(AFTER, tree, theirs)
+        seconds, peers = _taking_turns(tree, mine, theirs)
         assert len(Index.loads(index)) > FILES
         _compare(theirs, mine, digest)
         way = min(peers, key=lambda way: peers[way])
         note = f"{mine.stat().st_size / 1e6:.0f} MB; tar hashed {'through a pipe' if way == PIPE else 'afterwards'}"
     return Result("layer-60k", "s", seconds, peers[way], "GNU tar", 1.0, note)
+
+
+def _taking_turns(tree: Path, mine: Path, theirs: Path) -> tuple[float, dict[str, float]]:
+    """Medians of five rounds; in each round everybody once, so that a busy machine is busy for all."""
+    works: dict[str, Callable[[], object]] = {"ours": partial(ours, tree, mine)}
+    works |= {way: partial(_shell, way, tree, theirs) for way in (PIPE, AFTER)}
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(5):
+        for name, work in works.items():
+            times[name].append(median_seconds(work, runs=1))
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    return medians.pop("ours"), medians
 
 
 def _shell(command: str, tree: Path, tar: Path) -> None:
@@ -98,6 +112,4 @@ def _compare(theirs: Path, mine: Path, digest: str) -> None:
     assert out.close() == digest, "the two archives do not hold the same"
 
 
-BENCHMARK = Benchmark(
-    "layer-60k", "canonical layer and index of a 60,000-file tree, against GNU tar", measure
-)
+BENCHMARK = Benchmark("layer-60k", "layer and index of a 60,000-file tree, against GNU tar", measure)

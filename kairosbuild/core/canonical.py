@@ -21,9 +21,7 @@ def dumps(value: Any) -> bytes:
 
 def loads(data: bytes | str) -> Any:
     """Read JSON strictly: a repeated key, a float or a NaN is a ValueError."""
-    return json.loads(
-        data, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float
-    )
+    return json.loads(data, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float)
 
 
 _encode = json.JSONEncoder(

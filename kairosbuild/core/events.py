@@ -11,10 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 EventType = Literal[
-    "run-started", "run-finished",
-    "node-started", "node-finished", "node-hit", "node-failed", "node-skipped",
-    "action-started", "action-finished",
-    "transfer-started", "transfer-progress", "transfer-finished",
+    "run-started",
+    "run-finished",
+    "node-started",
+    "node-finished",
+    "node-hit",
+    "node-failed",
+    "node-skipped",
+    "action-started",
+    "action-finished",
+    "transfer-started",
+    "transfer-progress",
+    "transfer-finished",
     "note",
 ]
 

@@ -37,7 +37,7 @@ class Behind:
         size = len(data)
         end = self._used + size
         if end < SIZE:
-            self._buffer[self._used:end] = data
+            self._buffer[self._used : end] = data
             self._used = end
             self.position += size
             return
@@ -53,7 +53,7 @@ class Behind:
         body = start + len(header)
         end = body + size
         over = end + padding(size)
-        if over >= SIZE or os.preadv(fd, (self._view[body:end + 1],), 0) != size:  # a byte more would show
+        if over >= SIZE or os.preadv(fd, (self._view[body : end + 1],), 0) != size:  # a byte more would show
             return False
         self._buffer[start:body] = header
         self._buffer[end:over] = bytes(over - end)
@@ -69,7 +69,7 @@ class Behind:
         """
         left = size
         while left:
-            view = self._view[self._used:self._used + left + 1 if ends else self._used + left]
+            view = self._view[self._used : self._used + left + 1 if ends else self._used + left]
             got = read_into(view)
             if got > left:
                 return size + 1
@@ -90,7 +90,7 @@ class Behind:
     ) -> None:
         if self._thread is None:
             if error is None:
-                self._out.write(self._view[:self._used])
+                self._out.write(self._view[: self._used])
             return
         if error is None:
             self._full.put((self._buffer, self._used))
@@ -101,10 +101,10 @@ class Behind:
 
     def _write_on(self, rest: memoryview) -> None:
         while rest:
-            part = rest[:SIZE - self._used]
-            self._view[self._used:self._used + len(part)] = part
+            part = rest[: SIZE - self._used]
+            self._view[self._used : self._used + len(part)] = part
             self._advance(len(part))
-            rest = rest[len(part):]
+            rest = rest[len(part) :]
 
     def _advance(self, size: int) -> None:
         self._used += size

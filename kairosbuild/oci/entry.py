@@ -15,7 +15,7 @@ EntryType = Literal["file", "dir", "symlink", "hardlink", "char", "block", "fifo
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
-NAME_MAX = 255   # bytes in one name, Linux
+NAME_MAX = 255  # bytes in one name, Linux
 PATH_MAX = 4096  # bytes in one path, Linux
 
 
@@ -75,7 +75,7 @@ def is_opaque(path: str) -> bool:
 
 def hidden_by(whiteout: str) -> str:
     """The path that a whiteout (not an opaque one) hides."""
-    return beside(whiteout, whiteout.rpartition("/")[2][len(WHITEOUT):])
+    return beside(whiteout, whiteout.rpartition("/")[2][len(WHITEOUT) :])
 
 
 def keeps_xattr(name: str) -> bool:
@@ -89,8 +89,15 @@ def keeps_xattr(name: str) -> bool:
 
 def check_path(path: str, *, reason: str = "tar-path") -> None:
     """Refuse a path that is not in the form an `Entry` has, or that no Linux filesystem could hold."""
-    if path.isascii() and len(path) <= NAME_MAX and path[:1] not in ("", "/", ".") and path[-1] != "/" \
-            and "/." not in path and "//" not in path and "\0" not in path:
+    if (
+        path.isascii()
+        and len(path) <= NAME_MAX
+        and path[:1] not in ("", "/", ".")
+        and path[-1] != "/"
+        and "/." not in path
+        and "//" not in path
+        and "\0" not in path
+    ):
         return  # nearly all of them
     encoded = path.encode("utf-8", "surrogateescape")
     names = encoded.split(b"/")

@@ -154,7 +154,8 @@ class _Tree:
                 os.setxattr(where, "user.overlay.opaque", b"y")
             except OSError as error:
                 raise HostError(
-                    f"an opaque folder cannot be made here: {error.strerror}", reason="no-user-xattr",
+                    f"an opaque folder cannot be made here: {error.strerror}",
+                    reason="no-user-xattr",
                     hint="the store needs a filesystem with user extended attributes (ext4, xfs, btrfs)",
                 ) from None
             finally:
@@ -239,7 +240,8 @@ def _step(at: int, name: str, path: str) -> int:
         return os.open(name, _FOLDER, dir_fd=at)
     except (NotADirectoryError, FileNotFoundError, OSError) as error:
         raise InputError(
-            f"the way to {path!r} leads through {name!r}: {error.strerror}", reason="extract-link",
+            f"the way to {path!r} leads through {name!r}: {error.strerror}",
+            reason="extract-link",
             hint="a layer is unpacked without following links",
         ) from None
 
@@ -247,4 +249,4 @@ def _step(at: int, name: str, path: str) -> int:
 def _write(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view):]
+        view = view[os.write(fd, view) :]

@@ -17,7 +17,13 @@ Summed = tuple[bytes, int]
 """Part of a header and what its bytes add to the checksum; the repeating parts are remembered."""
 
 _FLAG = {
-    "file": b"0", "hardlink": b"1", "symlink": b"2", "char": b"3", "block": b"4", "dir": b"5", "fifo": b"6"
+    "file": b"0",
+    "hardlink": b"1",
+    "symlink": b"2",
+    "char": b"3",
+    "block": b"4",
+    "dir": b"5",
+    "fifo": b"6",
 }
 _MAX_ID = 0o7777777
 _MAX_SIZE = 0o77777777777
@@ -75,7 +81,7 @@ def _split(name: bytes, records: dict[bytes, bytes]) -> tuple[bytes, bytes]:
     """A long name as name and prefix, cut at the first slash that fits; as a PAX record when none does."""
     cut = name.find(b"/", len(name) - 101, len(name) - 1)
     if 0 < cut <= 155:
-        return name[cut + 1:], name[:cut]
+        return name[cut + 1 :], name[:cut]
     records[b"path"] = name
     return name[:100], b""
 
@@ -83,8 +89,10 @@ def _split(name: bytes, records: dict[bytes, bytes]) -> tuple[bytes, bytes]:
 def _overflow(entry: Entry, mtime: int, records: dict[bytes, bytes]) -> tuple[int, int, int, int]:
     fitting = []
     for key, value, limit in (
-        (b"size", entry.size, _MAX_SIZE), (b"uid", entry.uid, _MAX_ID),
-        (b"gid", entry.gid, _MAX_ID), (b"mtime", mtime, _MAX_SIZE),
+        (b"size", entry.size, _MAX_SIZE),
+        (b"uid", entry.uid, _MAX_ID),
+        (b"gid", entry.gid, _MAX_ID),
+        (b"mtime", mtime, _MAX_SIZE),
     ):
         if value > limit:
             records[key] = b"%d" % value

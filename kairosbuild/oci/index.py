@@ -23,7 +23,13 @@ Row = list[Any]
 """[path, letter, mode, uid, gid, size, mtime, offset, data, target or "major,minor"?, {xattr: base64}?]"""
 
 _LETTER: dict[EntryType, str] = {
-    "file": "f", "dir": "d", "symlink": "l", "hardlink": "h", "char": "c", "block": "b", "fifo": "p"
+    "file": "f",
+    "dir": "d",
+    "symlink": "l",
+    "hardlink": "h",
+    "char": "c",
+    "block": "b",
+    "fifo": "p",
 }
 _quoted = json.encoder.encode_basestring_ascii
 _TYPE = {letter: name for name, letter in _LETTER.items()}

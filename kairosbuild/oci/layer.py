@@ -134,8 +134,21 @@ def _relinked(items: list[Item]) -> list[Item]:
         if head == entry.path:
             settled.append((replace(holder, path=head), held) if real != head else (entry, content))
         else:
-            settled.append((replace(holder, path=entry.path, type="hardlink", size=0, target=head, xattrs=(),
-                                    major=0, minor=0), None))
+            settled.append(
+                (
+                    replace(
+                        holder,
+                        path=entry.path,
+                        type="hardlink",
+                        size=0,
+                        target=head,
+                        xattrs=(),
+                        major=0,
+                        minor=0,
+                    ),
+                    None,
+                )
+            )
     return settled
 
 
@@ -196,11 +209,12 @@ def _content(entry: Entry, content: Content, sink: Behind) -> None:
     elif content is not None:
         assert not isinstance(content, str | Path)
         got = sink.fill(_stream_reader(content), entry.size, ends=True)
-    sink.write(_ZEROS[:padding(got)])
+    sink.write(_ZEROS[: padding(got)])
     if got != entry.size:
         raise InputError(
             f"{entry.path!r} was to have {entry.size} bytes and has {'more' if got > entry.size else got}",
-            reason="file-changed", hint="it changed while it was read",
+            reason="file-changed",
+            hint="it changed while it was read",
         )
 
 

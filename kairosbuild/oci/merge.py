@@ -26,7 +26,7 @@ from kairosbuild.oci.header import END, encode, padding
 from kairosbuild.oci.index import Index, Place, Row, place
 from kairosbuild.oci.layer import Slice
 
-_MADE = -1       # the layer of what no layer holds: a folder only implied, an opaque mark that became needed
+_MADE = -1  # the layer of what no layer holds: a folder only implied, an opaque mark that became needed
 _MAX_LINKS = 40  # as Linux follows in one path
 _PATH, _LETTER, _SIZE, _MTIME, _OFFSET, _DATA, _TARGET = 0, 1, 5, 6, 7, 8, 9
 
@@ -35,8 +35,12 @@ Inode = tuple[int, Row]
 
 
 def merge(
-    stack: Sequence[tuple[Path, Index]], out: BinaryIO, epoch: int, *,
-    keep_whiteouts: bool = False, through_links: bool = False,
+    stack: Sequence[tuple[Path, Index]],
+    out: BinaryIO,
+    epoch: int,
+    *,
+    keep_whiteouts: bool = False,
+    through_links: bool = False,
 ) -> bytes:
     """Write these canonical layers, bottom to top, as one canonical layer; return its index.
 
@@ -167,7 +171,8 @@ class Union:
         if self._through:
             if key in mine and (letter != "d" or self._seen[key][1][_LETTER] != "d"):
                 raise InputError(
-                    f"a layer has two files that end up as {path!r}", reason="merge-conflict",
+                    f"a layer has two files that end up as {path!r}",
+                    reason="merge-conflict",
                     hint="it ships one path both beneath a link and where the link leads",
                 )
             mine.add(key)

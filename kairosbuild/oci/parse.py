@@ -25,9 +25,9 @@ class Limits:
     members: int = 2_000_000
     member: int = 64 << 30
     total: int = 256 << 30
-    metadata: int = 1 << 20   # one PAX header or GNU long name
-    xattr: int = 64 << 10     # one value; Linux's own limit
-    depth: int = 256          # folders in a path
+    metadata: int = 1 << 20  # one PAX header or GNU long name
+    xattr: int = 64 << 10  # one value; Linux's own limit
+    depth: int = 256  # folders in a path
 
 
 LIMITS = Limits()
@@ -116,7 +116,7 @@ def _records(text: bytes) -> dict[str, bytes]:
         if not space or not digits.isdigit() or len(digits) > 8:
             raise refuse("a PAX record has no length", "tar-pax")
         length = int(digits)
-        record = text[len(digits) + 1:length]
+        record = text[len(digits) + 1 : length]
         key, equals, value = record[:-1].partition(b"=")
         if length > len(text) or record[-1:] != b"\n" or not equals or not key:
             raise refuse("a PAX record is malformed", "tar-pax")
@@ -159,7 +159,7 @@ def _member(
 
 
 def _xattrs(records: Mapping[str, bytes], limits: Limits) -> tuple[tuple[str, bytes], ...]:
-    found = sorted((key[len(_XATTR):], value) for key, value in records.items() if key.startswith(_XATTR))
+    found = sorted((key[len(_XATTR) :], value) for key, value in records.items() if key.startswith(_XATTR))
     for key, value in found:
         if len(value) > limits.xattr or len(key) > 255 or not key:
             raise refuse(f"the extended attribute {key[:50]!r} is larger than Linux allows", "tar-limit")
@@ -191,5 +191,3 @@ def _number(field: bytes, what: str) -> int:
     if digits.strip(b"01234567"):
         raise refuse(f"a header has {field!r} for a {what}", "tar-number")
     return int(digits, 8) if digits else 0
-
-

@@ -22,8 +22,15 @@ from kairosbuild.oci.layer import Item, Slice, write_layer
 from kairosbuild.oci.parse import LIMITS, Limits, Raw, next_member, read_exactly, refuse
 
 _TYPES: dict[bytes, EntryType] = {
-    b"0": "file", b"\0": "file", b"7": "file", b"1": "hardlink", b"2": "symlink", b"3": "char",
-    b"4": "block", b"5": "dir", b"6": "fifo",
+    b"0": "file",
+    b"\0": "file",
+    b"7": "file",
+    b"1": "hardlink",
+    b"2": "symlink",
+    b"3": "char",
+    b"4": "block",
+    b"5": "dir",
+    b"6": "fifo",
 }
 _NOBODY = (1 << 32) - 1  # the id that means none
 
@@ -130,10 +137,17 @@ def _entry(raw: Raw, limits: Limits) -> Entry | None:
     if kind in ("char", "block"):
         _check_device(path, raw)
     return Entry(
-        path, kind, raw.mode & 0o7777, raw.uid, raw.gid, raw.size if kind == "file" else 0,
+        path,
+        kind,
+        raw.mode & 0o7777,
+        raw.uid,
+        raw.gid,
+        raw.size if kind == "file" else 0,
         _target(path, kind, raw.link, limits),
         tuple(pair for pair in raw.xattrs if keeps_xattr(pair[0])) if kind != "hardlink" else (),
-        max(0, raw.mtime), raw.major, raw.minor,
+        max(0, raw.mtime),
+        raw.major,
+        raw.minor,
     )
 
 

@@ -14,11 +14,11 @@ from kairosbuild.core.errors import InputError
 
 Method = Literal["gzip", "zstd", "none"]
 
-_GZIP_LEVEL = 2      # of isal's 0 to 3
+_GZIP_LEVEL = 2  # of isal's 0 to 3
 _ZSTD_LEVEL = 3
-_ZSTD_WORKERS = 2    # any number of workers gives the same bytes, none gives others
-_WINDOW = 1 << 27    # bytes of history a zstd frame may ask for
-_XZ_MEMORY = 1 << 28 # bytes an xz stream may ask for
+_ZSTD_WORKERS = 2  # any number of workers gives the same bytes, none gives others
+_WINDOW = 1 << 27  # bytes of history a zstd frame may ask for
+_XZ_MEMORY = 1 << 28  # bytes an xz stream may ask for
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz"}
 
 

@@ -16,8 +16,12 @@ from kairosbuild.oci.layer import write_layer, write_settled
 __all__ = ["extract", "scan", "write_tree"]
 
 _TYPES: dict[int, EntryType] = {
-    stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink", stat.S_IFCHR: "char",
-    stat.S_IFBLK: "block", stat.S_IFIFO: "fifo",
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
 }
 _OVERLAY = ("user.overlay.", "trusted.overlay.")
 _V3_CAPABILITY = 24  # bytes; the form that names the user namespace it was set in
@@ -86,22 +90,37 @@ def _entry(
     if kind in ("char", "block"):
         major, minor = os.major(info.st_rdev), os.minor(info.st_rdev)
     return Entry(
-        path, kind, info.st_mode & 0o7777, info.st_uid, info.st_gid, info.st_size if kind == "file" else 0,
-        target, xattrs, int(info.st_mtime), major, minor,
+        path,
+        kind,
+        info.st_mode & 0o7777,
+        info.st_uid,
+        info.st_gid,
+        info.st_size if kind == "file" else 0,
+        target,
+        xattrs,
+        int(info.st_mtime),
+        major,
+        minor,
     )
 
 
 def _link(path: str, head: str, info: os.stat_result) -> Entry:
     return Entry(
-        path, "hardlink", info.st_mode & 0o7777, info.st_uid, info.st_gid,
-        target=head, mtime=int(info.st_mtime),
+        path,
+        "hardlink",
+        info.st_mode & 0o7777,
+        info.st_uid,
+        info.st_gid,
+        target=head,
+        mtime=int(info.st_mtime),
     )
 
 
 def _xattrs(full: str, names: list[str]) -> tuple[tuple[str, bytes], ...]:
     return tuple(
         (name, _plain(name, os.getxattr(full, name, follow_symlinks=False)))
-        for name in sorted(names) if keeps_xattr(name)
+        for name in sorted(names)
+        if keeps_xattr(name)
     )
 
 
@@ -120,11 +139,10 @@ def _opaque(path: str, full: str, names: list[str]) -> bool:
         what = name.rpartition(".")[2]
         if what in ("redirect", "metacopy"):
             raise InputError(
-                f"{path!r} is only a reference to a lower layer ({name})", reason="overlay-redirect",
+                f"{path!r} is only a reference to a lower layer ({name})",
+                reason="overlay-redirect",
                 hint="mount the overlay with redirect_dir=off,metacopy=off",
             )
         if what == "opaque" and os.getxattr(full, name, follow_symlinks=False) == b"y":
             return True
     return False
-
-

@@ -192,7 +192,7 @@ def test_installed_for_real_and_equal(real: SmallLocker, base: Locked, tmp_path:
     assert (locked.data["removed"], locked.data["packages"]) == (["dbus"], [])
     outputs = over.build(Packages(), gone, inputs={"on": (Input("dbus", "packages", first),)})
     index = Index.loads(real.path(outputs["index"]).read_bytes())
-    assert [path for path in index.paths() if "/.wh." in path] == ["etc/default/.wh.dbus"]
+    assert "etc/default/.wh.dbus" in set(index.paths())
     again = on(real, locked, "packages")
     names = {p["name"] for p in Packages().lock(SPEC, again).data["packages"]}
     assert "dbus" in names and "dbus-daemon" not in names

@@ -54,7 +54,9 @@ def layer_items(draw: st.DrawFn, *, whiteouts: bool = True) -> list[Item]:
         folders = [path.rsplit("/", n)[0] for n in range(path.count("/"), 0, -1)]
         if path in items or any(items[above][0].type != "dir" for above in folders if above in items):
             continue
-        files = [entry.path for entry, _ in items.values() if entry.type == "file" and ".wh." not in entry.path]
+        files = [
+            entry.path for entry, _ in items.values() if entry.type == "file" and ".wh." not in entry.path
+        ]
         if kind == "hardlink" and not files:
             continue
         for above in folders:

@@ -21,14 +21,26 @@ from kairosbuild.oci.reader import normalise, read_tar
 END = bytes(1024)
 
 
-def block(name: bytes = b"f", flag: bytes = b"0", data: bytes = b"", *, link: bytes = b"", **fields: Any) -> bytes:
+def block(
+    name: bytes = b"f", flag: bytes = b"0", data: bytes = b"", *, link: bytes = b"", **fields: Any
+) -> bytes:
     """One member, its checksum right whatever nonsense is in it."""
     size = fields.get("size", b"%011o\0" % len(data))
     device = fields.get("device", (0, 0))
     parts = [
-        name.ljust(100, b"\0")[:100], b"0000644\0", fields.get("uid", b"0000000\0"), b"0000000\0",
-        size, b"00000000000\0", b" " * 8, flag, link.ljust(100, b"\0")[:100], fields.get("magic", b"ustar\x0000"),
-        bytes(64), b"%07o\0%07o\0" % device, fields.get("prefix", b"").ljust(167, b"\0"),
+        name.ljust(100, b"\0")[:100],
+        b"0000644\0",
+        fields.get("uid", b"0000000\0"),
+        b"0000000\0",
+        size,
+        b"00000000000\0",
+        b" " * 8,
+        flag,
+        link.ljust(100, b"\0")[:100],
+        fields.get("magic", b"ustar\x0000"),
+        bytes(64),
+        b"%07o\0%07o\0" % device,
+        fields.get("prefix", b"").ljust(167, b"\0"),
     ]
     raw = bytearray(b"".join(parts))
     raw[148:156] = b"%06o\0 " % (sum(raw) + fields.get("checksum", 0))
@@ -140,10 +152,18 @@ THROUGH: list[tuple[str, bytes]] = [
     ("link, then a file through it", block(b"l", b"2", link=b"../outside") + block(b"l/f", data=b"x") + END),
     ("absolute link, then a file", block(b"l", b"2", link=b"{outside}") + block(b"l/f", data=b"x") + END),
     ("link, then a folder through it", block(b"l", b"2", link=b"../outside") + block(b"l/d/", b"5") + END),
-    ("link to a link", block(b"k", b"2", link=b"..") + block(b"l", b"2", link=b"k/outside") + block(b"l/f") + END),
-    ("hard link to a link, then through it",
-     block(b"k", b"2", link=b"../outside") + block(b"l", b"1", link=b"k") + block(b"l/f") + END),
-    ("hard link through a link", block(b"l", b"2", link=b"../outside") + block(b"h", b"1", link=b"l/mine") + END),
+    (
+        "link to a link",
+        block(b"k", b"2", link=b"..") + block(b"l", b"2", link=b"k/outside") + block(b"l/f") + END,
+    ),
+    (
+        "hard link to a link, then through it",
+        block(b"k", b"2", link=b"../outside") + block(b"l", b"1", link=b"k") + block(b"l/f") + END,
+    ),
+    (
+        "hard link through a link",
+        block(b"l", b"2", link=b"../outside") + block(b"h", b"1", link=b"l/mine") + END,
+    ),
 ]
 
 
@@ -187,8 +207,12 @@ def test_other_writers_archives_become_the_same_layer(form: int) -> None:
 
     def build(tar: tarfile.TarFile) -> None:
         for name, kind, target in (
-            ("./", tarfile.DIRTYPE, ""), ("./z", tarfile.REGTYPE, ""), ("./a/", tarfile.DIRTYPE, ""),
-            ("./a/l", tarfile.SYMTYPE, "/etc/x"), ("./h", tarfile.LNKTYPE, "./z"), (f"./{long}", tarfile.REGTYPE, ""),
+            ("./", tarfile.DIRTYPE, ""),
+            ("./z", tarfile.REGTYPE, ""),
+            ("./a/", tarfile.DIRTYPE, ""),
+            ("./a/l", tarfile.SYMTYPE, "/etc/x"),
+            ("./h", tarfile.LNKTYPE, "./z"),
+            (f"./{long}", tarfile.REGTYPE, ""),
         ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname, info.uname, info.mtime = kind, target, "someone", 7
@@ -199,12 +223,17 @@ def test_other_writers_archives_become_the_same_layer(form: int) -> None:
     out = io.BytesIO()
     normalise(io.BytesIO(foreign(build, form)), out, 0)
     expected = [file("z"), folder("a"), link("a/l", "/etc/x"), hard("h", "z"), file(long)]
-    assert out.getvalue() == written((replace(entry, uid=0, gid=0), content) for entry, content in expected)[0]
+    assert (
+        out.getvalue() == written((replace(entry, uid=0, gid=0), content) for entry, content in expected)[0]
+    )
 
 
 def test_old_tars_without_magic_and_with_signed_checksums_are_read() -> None:
     v7 = block(b"d/", b"\0", magic=bytes(8)) + block(b"d/\xe9", b"\0", b"x", magic=bytes(8)) + END
-    assert [(entry.path, entry.type) for entry, _ in read_tar(io.BytesIO(v7))] == [("d", "dir"), ("d/\udce9", "file")]
+    assert [(entry.path, entry.type) for entry, _ in read_tar(io.BytesIO(v7))] == [
+        ("d", "dir"),
+        ("d/\udce9", "file"),
+    ]
     signed = bytearray(block(b"\xe9"))
     signed[148:156] = b"%06o\0 " % (sum(signed[:148]) + 256 + sum(signed[156:]) - 256)
     assert [entry.path for entry, _ in read_tar(io.BytesIO(bytes(signed) + END))] == ["\udce9"]

@@ -18,9 +18,13 @@ from kairosbuild.oci.layer import Item, settle, write_layer
 from kairosbuild.oci.reader import normalise, read_tar
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-NAMES_ANY = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=60)
+NAMES_ANY = st.text(
+    st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=60
+)
 PATHS_ANY = st.lists(
-    NAMES_ANY.filter(lambda name: name not in (".", "..") and not name.startswith(".wh.")), min_size=1, max_size=6
+    NAMES_ANY.filter(lambda name: name not in (".", "..") and not name.startswith(".wh.")),
+    min_size=1,
+    max_size=6,
 ).map("/".join)
 
 
@@ -37,7 +41,10 @@ def everything() -> list[Item]:
         (Entry("etc/.wh.motd", "file"), b""),
         (Entry("etc/passwd", "file", 0o644, mtime=1_800_000_000), b"root:x:0:0::/root:/bin/sh\n"),
         (Entry("run/initctl", "fifo", 0o600), None),
-        (Entry("usr/bin/ping", "file", 0o4755, xattrs=(("security.capability", bytes(range(20))),)), b"\x7fELF"),
+        (
+            Entry("usr/bin/ping", "file", 0o4755, xattrs=(("security.capability", bytes(range(20))),)),
+            b"\x7fELF",
+        ),
         (Entry("usr/bin/ping6", "hardlink", target="usr/bin/ping"), None),
         (Entry("usr/share/\udcff-not-utf-8-é", "file", 0o644, 3_000_000, 3_000_001), b"1" * 513),
         (Entry("var/lib/.wh..wh..opq", "file"), b""),
@@ -63,11 +70,18 @@ def test_the_standard_library_reads_the_same_from_it() -> None:
     assert list(members) == list(index.paths())
     for place in index:
         entry, found = place.entry, members[place.entry.path]
-        assert (found.mode, found.uid, found.gid, found.mtime) == (entry.mode, entry.uid, entry.gid, entry.mtime)
+        assert (found.mode, found.uid, found.gid, found.mtime) == (
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            entry.mtime,
+        )
         assert (found.linkname, found.devmajor, found.devminor) == (entry.target, entry.major, entry.minor)
         assert found.size == entry.size and found.offset_data == place.data
         assert (found.uname, found.gname) == ("", "")
-    assert members["usr/bin/ping"].pax_headers["SCHILY.xattr.security.capability"].encode() == bytes(range(20))
+    assert members["usr/bin/ping"].pax_headers["SCHILY.xattr.security.capability"].encode() == bytes(
+        range(20)
+    )
 
 
 @settings(deadline=None)
@@ -92,18 +106,25 @@ def test_what_is_written_reads_back(items: list[Item]) -> None:
 
 @settings(deadline=None)
 @given(
-    PATHS_ANY, st.integers(0, 0o7777), st.integers(0, 2**32 - 2), st.integers(0, 2**34),
+    PATHS_ANY,
+    st.integers(0, 0o7777),
+    st.integers(0, 2**32 - 2),
+    st.integers(0, 2**34),
     st.dictionaries(st.text("abc.é", min_size=1, max_size=20).map("user.".__add__), st.binary(max_size=200)),
     st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1, max_size=300),
 )
-def test_every_field_survives(path: str, mode: int, owner: int, time: int, xattrs: dict[str, bytes], to: str) -> None:
+def test_every_field_survives(
+    path: str, mode: int, owner: int, time: int, xattrs: dict[str, bytes], to: str
+) -> None:
     entries = [
         Entry(path, "file", mode, owner, owner // 2, 3, "", tuple(sorted(xattrs.items())), time),
         Entry(path, "symlink", 0o777, target=to, mtime=time),
     ]
     for entry in entries:
         data, index = written([(entry, b"abc" if entry.type == "file" else None)], 2**34)
-        assert [place.entry for place in index] == [found for found, _ in read_tar(io.BytesIO(data))] == [entry]
+        assert (
+            [place.entry for place in index] == [found for found, _ in read_tar(io.BytesIO(data))] == [entry]
+        )
         assert Index.loads(index.dumps()).dumps() == index.dumps()
 
 
@@ -124,9 +145,11 @@ def test_times_are_clamped_or_flat() -> None:
 def test_hard_links_follow_the_first_name_and_share_its_metadata() -> None:
     data, index = written([file("z", b"body", 0o600), hard("a", "m"), hard("m", "z")])
     assert {p.entry.path: (p.entry.type, p.entry.target, p.entry.mode) for p in index} == {
-        "a": ("file", "", 0o600), "m": ("hardlink", "a", 0o600), "z": ("hardlink", "a", 0o600)
+        "a": ("file", "", 0o600),
+        "m": ("hardlink", "a", 0o600),
+        "z": ("hardlink", "a", 0o600),
     }
-    assert data[index["a"].data:][:4] == b"body"
+    assert data[index["a"].data :][:4] == b"body"
 
 
 def test_a_whiteout_beside_its_replacement_goes_or_makes_a_folder_opaque() -> None:
@@ -145,7 +168,7 @@ def test_content_of_any_size_from_anywhere(tmp_path: Path, size: int) -> None:
     path.write_bytes(data)
     entry = Entry("f", "file", size=size)
     expected = written([(entry, data), file("g")])[0]
-    assert expected[512:512 + size] == data
+    assert expected[512 : 512 + size] == data
     assert written([(entry, path), file("g")])[0] == expected
     assert written([(entry, str(path)), file("g")])[0] == expected
     with path.open("rb") as stream:
@@ -163,29 +186,32 @@ def test_content_that_changed_meanwhile_is_refused(tmp_path: Path, size: int, ch
         assert error.value.reason == "file-changed"
 
 
-@pytest.mark.parametrize(("items", "reason"), [
-    ([file("a"), file("a")], "layer-duplicate"),
-    ([file("a"), file("a/b")], "layer-path"),
-    ([link("a", "b"), file("a/b")], "layer-path"),
-    ([file("")], "layer-path"),
-    ([file("/a")], "layer-path"),
-    ([file("a/")], "layer-path"),
-    ([file("../a")], "layer-path"),
-    ([file("a/../b")], "layer-path"),
-    ([file("./a")], "layer-path"),
-    ([file("a//b")], "layer-path"),
-    ([file("a\0b")], "layer-path"),
-    ([file("a/.wh.")], "layer-path"),
-    ([file("a/.wh...")], "layer-path"),
-    ([file(".wh.a/b")], "layer-path"),
-    ([folder(".wh.a")], "layer-path"),
-    ([link(".wh.a", "b")], "layer-path"),
-    ([file("n" * 256)], "layer-path"),
-    ([file("é" * 128)], "layer-path"),
-    ([file("/".join(["n" * 200] * 21))], "layer-path"),
-    ([hard("a", "b"), hard("b", "a")], "layer-link"),
-    ([hard("a", "b"), folder("b")], "layer-link"),
-])
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        ([file("a"), file("a")], "layer-duplicate"),
+        ([file("a"), file("a/b")], "layer-path"),
+        ([link("a", "b"), file("a/b")], "layer-path"),
+        ([file("")], "layer-path"),
+        ([file("/a")], "layer-path"),
+        ([file("a/")], "layer-path"),
+        ([file("../a")], "layer-path"),
+        ([file("a/../b")], "layer-path"),
+        ([file("./a")], "layer-path"),
+        ([file("a//b")], "layer-path"),
+        ([file("a\0b")], "layer-path"),
+        ([file("a/.wh.")], "layer-path"),
+        ([file("a/.wh...")], "layer-path"),
+        ([file(".wh.a/b")], "layer-path"),
+        ([folder(".wh.a")], "layer-path"),
+        ([link(".wh.a", "b")], "layer-path"),
+        ([file("n" * 256)], "layer-path"),
+        ([file("é" * 128)], "layer-path"),
+        ([file("/".join(["n" * 200] * 21))], "layer-path"),
+        ([hard("a", "b"), hard("b", "a")], "layer-link"),
+        ([hard("a", "b"), folder("b")], "layer-link"),
+    ],
+)
 def test_what_is_no_layer_is_refused(items: list[Item], reason: str) -> None:
     with pytest.raises(InputError) as error:
         written(items)
@@ -202,7 +228,9 @@ def test_a_writer_that_fails_fails_the_layer() -> None:
             write_layer(items, Full(), 0)
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"entries":[],"schema":2}', b'{"entries":{},"schema":1}', b"\xff"])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b'{"entries":[],"schema":2}', b'{"entries":{},"schema":1}', b"\xff"]
+)
 def test_bytes_that_are_no_index_are_refused(data: bytes) -> None:
     with pytest.raises(InputError) as error:
         Index.loads(data)

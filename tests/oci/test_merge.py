@@ -86,7 +86,7 @@ def test_merging_gives_what_unpacking_one_by_one_gives(layers: list[list[Item]])
         data, index = merged(stack_in(folder, layers))
         assert data == tree_of(layers, folder)
         for place in index:
-            assert data[place.offset:place.data][-512 + 257:][:5] == b"ustar"
+            assert data[place.offset : place.data][-512 + 257 :][:5] == b"ustar"
         if index.rows:
             assert place.end + 1024 == len(data)
 
@@ -101,19 +101,29 @@ def test_merging_a_part_first_changes_nothing(layers: list[list[Item]], data: st
         out = io.BytesIO()
         upper = Index.loads(merge(stack[cut:], out, 0, keep_whiteouts=True))
         (folder / "upper").write_bytes(out.getvalue())
-        assert merged([*stack[:cut], (folder / "upper", upper)]) [0] == merged(stack)[0]
+        assert merged([*stack[:cut], (folder / "upper", upper)])[0] == merged(stack)[0]
 
 
 def test_a_layer_that_ships_lib_hides_the_link_unless_told_to_go_through(stacked) -> None:
     stack = stacked(
         [folder("usr"), folder("usr/lib", 0o711), file("usr/lib/libc"), link("lib", "usr/lib")],
-        [folder("lib", 0o700), folder("lib/modules"), file("lib/modules/a.ko"), hard("lib/modules/b.ko", "lib/modules/a.ko")],
+        [
+            folder("lib", 0o700),
+            folder("lib/modules"),
+            file("lib/modules/a.ko"),
+            hard("lib/modules/b.ko", "lib/modules/a.ko"),
+        ],
     )
     assert listed(merged(stack)[1])["lib"] == "dir"
     through = merged(stack, through_links=True)[1]
     assert listed(through) == {
-        "lib": "symlink", "usr": "dir", "usr/lib": "dir", "usr/lib/libc": "file",
-        "usr/lib/modules": "dir", "usr/lib/modules/a.ko": "file", "usr/lib/modules/b.ko": "hardlink",
+        "lib": "symlink",
+        "usr": "dir",
+        "usr/lib": "dir",
+        "usr/lib/libc": "file",
+        "usr/lib/modules": "dir",
+        "usr/lib/modules/a.ko": "file",
+        "usr/lib/modules/b.ko": "hardlink",
     }
     assert through["usr/lib"].entry.mode == 0o711
     assert through["usr/lib/modules/b.ko"].entry.target == "usr/lib/modules/a.ko"
@@ -121,7 +131,10 @@ def test_a_layer_that_ships_lib_hides_the_link_unless_told_to_go_through(stacked
 
 def test_going_through_links_applies_whiteouts_there_and_refuses_two_files_in_one_place(stacked) -> None:
     base = [folder("usr"), folder("usr/lib"), file("usr/lib/old"), link("lib", "/usr/lib")]
-    assert "usr/lib/old" not in merged(stacked(base, [folder("lib"), whiteout("lib/.wh.old")]), through_links=True)[1]
+    assert (
+        "usr/lib/old"
+        not in merged(stacked(base, [folder("lib"), whiteout("lib/.wh.old")]), through_links=True)[1]
+    )
     twice = stacked(base, [folder("lib"), file("lib/x"), folder("usr"), folder("usr/lib"), file("usr/lib/x")])
     with pytest.raises(InputError) as error:
         merged(twice, through_links=True)
@@ -131,7 +144,11 @@ def test_going_through_links_applies_whiteouts_there_and_refuses_two_files_in_on
 def test_a_link_that_leads_in_a_circle_or_nowhere_is_hidden_as_overlayfs_would(stacked) -> None:
     stack = stacked([link("a", "b"), link("b", "a"), link("c", "gone")], [file("a/x"), file("c/x")])
     assert listed(merged(stack, through_links=True)[1]) == {
-        "a": "dir", "a/x": "file", "b": "symlink", "c": "dir", "c/x": "file"
+        "a": "dir",
+        "a/x": "file",
+        "b": "symlink",
+        "c": "dir",
+        "c/x": "file",
     }
 
 
@@ -145,13 +162,13 @@ def test_what_remains_of_a_hard_link_keeps_the_content(stacked) -> None:
     data, index = merged(stacked([file("a", b"old"), hard("b", "a"), hard("c", "a")], [file("a", b"new")]))
     assert listed(index) == {"a": "file", "b": "file", "c": "hardlink"}
     assert index["c"].entry.target == "b"
-    assert data[index["b"].data:][:3] == b"old"
+    assert data[index["b"].data :][:3] == b"old"
 
 
 def test_a_hard_link_to_a_file_of_a_lower_layer(stacked) -> None:
     data, index = merged(stacked([file("b", b"old")], [hard("a", "b")]))
     assert listed(index) == {"a": "file", "b": "hardlink"}
-    assert data[index["a"].data:][:3] == b"old"
+    assert data[index["a"].data :][:3] == b"old"
     with pytest.raises(InputError) as error:
         merged(stacked([file("b")], [hard("a", "gone")]))
     assert error.value.reason == "merge-link"

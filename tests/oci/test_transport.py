@@ -52,9 +52,12 @@ def test_the_record_names_library_version_level_and_a_sign() -> None:
 
 
 FORMS = {
-    "gzip": gzip.compress(DATA), "two gzip members": gzip.compress(DATA[:7]) + gzip.compress(DATA[7:]),
-    "xz": lzma.compress(DATA), "two xz streams": lzma.compress(DATA[:7]) + bytes(8) + lzma.compress(DATA[7:]),
-    "zstd": zstandard.compress(DATA), "two zstd frames": zstandard.compress(DATA[:7]) + zstandard.compress(DATA[7:]),
+    "gzip": gzip.compress(DATA),
+    "two gzip members": gzip.compress(DATA[:7]) + gzip.compress(DATA[7:]),
+    "xz": lzma.compress(DATA),
+    "two xz streams": lzma.compress(DATA[:7]) + bytes(8) + lzma.compress(DATA[7:]),
+    "zstd": zstandard.compress(DATA),
+    "two zstd frames": zstandard.compress(DATA[:7]) + zstandard.compress(DATA[7:]),
     "plain": DATA,
 }
 
@@ -103,7 +106,10 @@ def test_streams_that_want_gigabytes_of_history_are_refused() -> None:
 def test_a_bomb_takes_time_but_no_memory(tmp_path: Path) -> None:
     """128 MB of zeros in each form, read in a process of its own."""
     zeros = bytes(1 << 20)
-    with gzip.open(tmp_path / "gzip", "wb", compresslevel=1) as one, lzma.open(tmp_path / "xz", "wb", preset=0) as two:
+    with (
+        gzip.open(tmp_path / "gzip", "wb", compresslevel=1) as one,
+        lzma.open(tmp_path / "xz", "wb", preset=0) as two,
+    ):
         for _ in range(128):
             one.write(zeros)
             two.write(zeros)
@@ -119,7 +125,7 @@ def test_a_bomb_takes_time_but_no_memory(tmp_path: Path) -> None:
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
     )
     paths = [str(tmp_path / name) for name in ("gzip", "xz", "zstd")]
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *paths], check=True, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *paths], check=True, capture_output=True, text=True
+    )
     assert int(result.stdout) < 80 << 10  # KiB
-
-

@@ -84,7 +84,11 @@ def test_scan_tells_hard_links_and_leaves_sockets_out(tmp_path: Path) -> None:
     os.mknod(tmp_path / "socket", stat.S_IFSOCK)
     os.mkfifo(tmp_path / "pipe")
     assert [(entry.path, entry.type, entry.target) for entry, _ in scan(tmp_path)] == [
-        ("a", "file", ""), ("b", "hardlink", "a"), ("pipe", "fifo", ""), ("s", "symlink", "b"), ("t", "hardlink", "s"),
+        ("a", "file", ""),
+        ("b", "hardlink", "a"),
+        ("pipe", "fifo", ""),
+        ("s", "symlink", "b"),
+        ("t", "hardlink", "s"),
     ]
 
 
@@ -108,7 +112,8 @@ def test_capabilities_owners_set_id_bits_and_devices_come_back(tmp_path: Path) -
     capability = b"\x01\x00\x00\x02" + bytes([0, 0x20, 0, 0]) + bytes(12)
     items = [
         file("ping", mode=0o755, uid=0, gid=0, xattrs=(("security.capability", capability),)),
-        file("su", mode=0o4755, uid=7, gid=8), (member("dev/null", "char", 0o666, major=1, minor=3), None),
+        file("su", mode=0o4755, uid=7, gid=8),
+        (member("dev/null", "char", 0o666, major=1, minor=3), None),
         (member("link", "symlink", 0o777, target="su", uid=9, gid=9), None),
     ]
     try:
@@ -126,7 +131,9 @@ def test_capabilities_owners_set_id_bits_and_devices_come_back(tmp_path: Path) -
 
 def test_without_owners_all_is_readable_and_nothing_has_rights(tmp_path: Path) -> None:
     items = [
-        folder("closed", 0), file("closed/f", mode=0), file("su", mode=0o6755, uid=7, gid=7),
+        folder("closed", 0),
+        file("closed/f", mode=0),
+        file("su", mode=0o6755, uid=7, gid=7),
         (member("dev/sda", "block", major=8), None),
     ]
     tree = unpacked(items, tmp_path / "tree")
@@ -159,7 +166,12 @@ def overlay_possible(tmp_path: Path) -> None:
 def test_whiteouts_become_overlayfs_ones_and_back(tmp_path: Path) -> None:
     overlay_possible(tmp_path)
     items = [
-        whiteout(".wh.gone"), folder("d"), whiteout("d/.wh..wh..opq"), file("d/!"), whiteout("e/.wh.x"), folder("e"),
+        whiteout(".wh.gone"),
+        folder("d"),
+        whiteout("d/.wh..wh..opq"),
+        file("d/!"),
+        whiteout("e/.wh.x"),
+        folder("e"),
     ]
     tree = unpacked(items, tmp_path / "upper", overlay=True)
     assert stat.S_ISCHR((tree / "gone").lstat().st_mode) and (tree / "gone").lstat().st_rdev == 0
@@ -179,20 +191,31 @@ def test_an_overlay_that_only_refers_to_what_is_below_is_refused(tmp_path: Path)
 @root_only
 def test_what_overlayfs_records_is_the_layer_that_makes_the_same_tree(tmp_path: Path) -> None:
     base = [
-        folder("d"), file("d/old"), file("d/kept"), file("gone"), folder("e"), file("e/x"), file("t"), hard("u", "t"),
+        folder("d"),
+        file("d/old"),
+        file("d/kept"),
+        file("gone"),
+        folder("e"),
+        file("e/x"),
+        file("t"),
+        hard("u", "t"),
     ]
     lower = unpacked(base, tmp_path / "lower", owners=True)
     upper, work, merged = (tmp_path / name for name in ("upper", "work", "merged"))
     for made in (upper, work, merged):
         made.mkdir()
     options = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr"
-    if subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "overlay", "overlay", "-o", options, merged], capture_output=True
+    ).returncode:
         pytest.skip("no overlayfs here")
     try:
         (merged / "gone").unlink()
         (merged / "d/old").unlink()
         (merged / "d/new").write_text("new")
-        subprocess.run("rm -r e && mkdir e && touch e/y && rm t && mkdir t", shell=True, check=True, cwd=merged)
+        subprocess.run(
+            "rm -r e && mkdir e && touch e/y && rm t && mkdir t", shell=True, check=True, cwd=merged
+        )
         shown = layer_of(merged)
     finally:
         subprocess.run(["umount", merged], check=True)
@@ -216,9 +239,15 @@ def test_extract_replaces_what_is_there(tmp_path: Path) -> None:
     assert error.value.reason == "extract-exists"
 
 
-@pytest.mark.parametrize("items", [
-    [file("out/f")], [folder("out/d")], [link("out/l", "x")], [folder("deep/er"), file("deep/er/f")],
-])
+@pytest.mark.parametrize(
+    "items",
+    [
+        [file("out/f")],
+        [folder("out/d")],
+        [link("out/l", "x")],
+        [folder("deep/er"), file("deep/er/f")],
+    ],
+)
 def test_links_in_the_target_lead_nowhere(tmp_path: Path, items: list[Item]) -> None:
     outside = tmp_path / "outside"
     (outside / "er").mkdir(parents=True)
