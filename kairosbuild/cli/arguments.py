@@ -187,6 +187,12 @@ VERBS = (
             *INPUT[1:],
             *BUILDING,
             flag("--memory", help="MiB of memory (default: 1024)", type=int, default=1024),
+            flag(
+                "--accel",
+                help="tcg emulates and always works; kvm is quick (default: tcg)",
+                default="tcg",
+                choices=("tcg", "kvm"),
+            ),
         ),
         ("kbuild boot recipes/debian.yaml",),
     ),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kairosbuild.cli.wiring import Parts
     from kairosbuild.execute.engine import Outcome
 
+_ACCEL = {"kvm": ("-accel", "kvm", "-cpu", "host"), "tcg": ("-accel", "tcg,thread=multi", "-cpu", "Nehalem")}
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 
@@ -34,7 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
         tree = _tools(parts)
         disk = _disk(parts, outcome, arguments.nodes[0])
     with tempfile.TemporaryDirectory(prefix="kbuild-boot-") as folder:
-        command = _command(tree, disk, Path(folder), arguments.memory)
+        command = _command(tree, disk, Path(folder), arguments.memory, arguments.accel)
         print("Ctrl-A X leaves the emulator", file=sys.stderr)
         return subprocess.run(command, env={**os.environ, "TMPDIR": folder}, check=False).returncode
 
@@ -63,18 +64,17 @@ def _tools(parts: Parts) -> Path:
     return Roots(parts.store).merged([layer])
 
 
-def _command(tree: Path, disk: Path, folder: Path, memory: int) -> list[str]:
+def _command(tree: Path, disk: Path, folder: Path, memory: int, accel: str) -> list[str]:
     """The tree's emulator by way of the tree's own loader: nothing of it is installed here."""
     loader = tree / "usr/lib64/ld-linux-x86-64.so.2"
     shutil.copy(tree / "usr/share/OVMF/OVMF_VARS_4M.fd", folder / "vars")
     (folder / "vars").chmod(0o600)
     kind = "qcow2" if disk.open("rb").read(4) == b"QFI\xfb" else "raw"
-    kvm = os.access("/dev/kvm", os.W_OK) and not os.environ.get("KBUILD_NO_KVM")
     return [
         str(loader), "--library-path", f"{tree / _LIBRARIES}:{tree / 'usr/lib'}",
         str(tree / "usr/bin/qemu-system-x86_64"), "-L", str(tree / "usr/share/qemu"), "-L",
         str(tree / "usr/share/seabios"), "-machine", "q35",
-        *(["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg,thread=multi", "-cpu", "Nehalem"]),
+        *_ACCEL[accel],
         "-smp", "2", "-m", str(memory), "-nodefaults", "-nographic", "-serial", "mon:stdio", "-no-reboot",
         "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={tree / 'usr/share/OVMF/OVMF_CODE_4M.fd'}",
         "-drive", f"if=pflash,format=raw,unit=1,file={folder / 'vars'}",
