@@ -35,7 +35,7 @@ KernelCommandLine=console=ttyS0
 Incremental=yes
 PackageCacheDirectory=/proj/packages
 CacheDirectory=/proj/cache
-WorkspaceDirectory=/proj
+WorkspaceDirectory=/work
 """
 
 SOURCES = """\
@@ -88,7 +88,7 @@ class Mkosi:
     def _run(self, *command: str) -> None:
         box = [
             "bwrap", "--bind", str(self.tree), "/", "--dev-bind", "/dev", "/dev", "--proc", "/proc",
-            "--bind", "/sys", "/sys", "--bind", str(self.project), "/proj", "--tmpfs", "/tmp", "--tmpfs", "/run",
+            "--bind", "/sys", "/sys", "--bind", str(self.project), "/proj", "--bind", str(self.home / "work"), "/work", "--tmpfs", "/tmp", "--tmpfs", "/run",
             "--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf", "--ro-bind-try", "/etc/hosts", "/etc/hosts",
             "--clearenv", "--setenv", "HOME", "/root", "--setenv", "PATH", "/usr/sbin:/usr/bin:/sbin:/bin",
             "--cap-add", "ALL", "--chdir", "/proj",
@@ -120,6 +120,7 @@ class Mkosi:
     def _prepare_project(self) -> None:
         for folder in ("packages", "cache", "mkosi.extra/etc", "mkosi.sandbox/etc/apt/sources.list.d"):
             (self.project / folder).mkdir(parents=True, exist_ok=True)
+        (self.home / "work").mkdir(exist_ok=True)
         packages = ",".join((*PACKAGES, KERNEL, "systemd-boot", "kmod"))
         (self.project / "mkosi.conf").write_text(CONFIG.format(mirror=self.mirror, packages=packages))
         sources = self.project / "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources"
