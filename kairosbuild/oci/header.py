@@ -7,14 +7,12 @@ numeric owners, empty names of user and group, no times but mtime, records sorte
 from __future__ import annotations
 
 from functools import lru_cache
+from zlib import adler32
 
 from kairosbuild.oci.entry import Entry
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-
-Summed = tuple[bytes, int]
-"""Part of a header and what its bytes add to the checksum; the repeating parts are remembered."""
 
 _FLAG = {
     "file": b"0",
@@ -44,7 +42,7 @@ def encode(entry: Entry, mtime: int | None = None) -> bytes:
     prefix = b""
     if len(name) > 100:
         name, prefix = _split(name, records)
-    link = entry.target.encode("utf-8", "surrogateescape")
+    link = entry.target.encode("utf-8", "surrogateescape") if entry.target else b""
     if len(link) > 100:
         records[b"linkpath"], link = link, link[:100]
     size, uid, gid = entry.size, entry.uid, entry.gid
@@ -57,24 +55,37 @@ def encode(entry: Entry, mtime: int | None = None) -> bytes:
     return _pax(records) + header if records else header
 
 
-def _ustar(name: bytes, owner: Summed, size: int, mtime: int, tail: Summed) -> bytes:
-    numbers = b"%011o\0%011o\0" % (size, mtime)
-    check = sum(name) + owner[1] + sum(numbers) + 8 * 0x20 + tail[1]  # its own field counts as spaces
-    return b"%b%b%b%06o\0 %b" % (name.ljust(100, b"\0"), owner[0], numbers, check, tail[0])
+def encode_file(path: str, mode: int, uid: int, gid: int, size: int, mtime: int) -> bytes:
+    """`encode` for a file without attributes; most members of a layer are."""
+    name = path.encode("utf-8", "surrogateescape")
+    if len(name) > 100 or size > _MAX_SIZE or uid > _MAX_ID or gid > _MAX_ID or mtime > _MAX_SIZE:
+        return encode(Entry(path, "file", mode, uid, gid, size, mtime=mtime))
+    return _ustar(name, _owner(mode, uid, gid), size, mtime, _FILE_TAIL)
+
+
+def _ustar(name: bytes, owner: bytes, size: int, mtime: int, tail: bytes) -> bytes:
+    head = b"%b%b%011o\0%011o\0" % (name.ljust(100, b"\0"), owner, size, mtime)
+    return b"%b%06o\0 %b" % (head, _sum(head + b"        " + tail), tail)  # its own field counts as spaces
+
+
+def _sum(header: bytes) -> int:
+    """The sum of the bytes; of ASCII it stays below the modulus of Adler-32, whose low half it then is (+ 1)."""
+    return (adler32(header) & 0xFFFF) - 1 if header.isascii() else sum(header)
 
 
 @lru_cache(4096)
-def _owner(mode: int, uid: int, gid: int) -> Summed:
-    text = b"%07o\0%07o\0%07o\0" % (mode & 0o7777, uid, gid)
-    return text, sum(text)
+def _owner(mode: int, uid: int, gid: int) -> bytes:
+    return b"%07o\0%07o\0%07o\0" % (mode & 0o7777, uid, gid)
 
 
 @lru_cache(4096)
-def _tail(flag: bytes, link: bytes, devices: tuple[int, int], prefix: bytes) -> Summed:
+def _tail(flag: bytes, link: bytes, devices: tuple[int, int], prefix: bytes) -> bytes:
     """From the type flag to the end, the names of user and group empty."""
     text = flag + link.ljust(100, b"\0") + b"ustar\x0000" + bytes(64) + b"%07o\0%07o\0" % devices
-    text += prefix.ljust(167, b"\0")
-    return text, sum(text)
+    return text + prefix.ljust(167, b"\0")
+
+
+_FILE_TAIL = _tail(_FLAG["file"], b"", (0, 0), b"")
 
 
 def _split(name: bytes, records: dict[bytes, bytes]) -> tuple[bytes, bytes]:

@@ -119,8 +119,13 @@ def line(entry: Entry, offset: int, data: int, mtime: int) -> str:
     e = entry
     if e.target or e.xattrs or e.type in ("char", "block"):
         return _encode(row(e, offset, data, mtime))
-    numbers = f"{e.mode},{e.uid},{e.gid},{e.size},{mtime},{offset},{data}"
-    return f'[{_quoted(e.path)},"{_LETTER[e.type]}",{numbers}]'
+    return plain_line(e.path, _LETTER[e.type], e.mode, e.uid, e.gid, e.size, mtime, offset, data)
+
+
+def plain_line(path: str, letter: str, *numbers: int) -> str:
+    """`line` for an entry with neither target nor attributes, as the columns of its row."""
+    mode, uid, gid, size, mtime, offset, data = numbers
+    return f'[{_quoted(path)},"{letter}",{mode},{uid},{gid},{size},{mtime},{offset},{data}]'
 
 
 def row(entry: Entry, offset: int, data: int, mtime: int | None = None) -> Row:

@@ -13,19 +13,15 @@ from kairosbuild.core.errors import InputError
 from kairosbuild.oci import index
 from kairosbuild.oci.behind import Behind
 from kairosbuild.oci.entry import OPAQUE, Entry, check_path, hidden_by, is_opaque, is_whiteout, order
-from kairosbuild.oci.header import BLOCK, END, encode, padding
+from kairosbuild.oci.header import BLOCK, END, encode, encode_file, padding
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Content that lies in an open file, from `offset`; how much of it is the entry's size.
-
-    `whole` says that it ends where the file does.
-    """
+    """Content that lies in an open file, from `offset`; how much of it is the entry's size."""
 
     fd: int
     offset: int
-    whole: bool = False
 
     def reader(self) -> Callable[[memoryview], int]:
         """A function that reads on into the view it is given."""
@@ -40,8 +36,9 @@ class Slice:
         return read
 
 
-Content = Path | str | bytes | BinaryIO | Slice | None
-"""A file's bytes: where to read them (path, stream, slice), or themselves. None for all that has none."""
+Content = Path | str | bytes | BinaryIO | Slice | int | None
+"""A file's bytes, or where to read them: a path, a stream, a slice, the descriptor of an open file that holds
+nothing else. None for all that has none."""
 
 _ZEROS = bytes(BLOCK)
 
@@ -61,20 +58,51 @@ def write_layer(entries: Iterable[Item], out: BinaryIO, epoch: int, *, flat_time
 
 def write_settled(items: Iterable[Item], out: BinaryIO, epoch: int, *, flat_time: bool = False) -> bytes:
     """`write_layer` for what comes as `settle` would leave it; nothing is held but the index."""
-    lines: list[str] = []
     with Behind(out) as sink:
+        writer = Writer(sink, epoch, flat_time=flat_time)
         for entry, content in items:
-            mtime = epoch if flat_time else max(0, min(entry.mtime, epoch))
-            header = encode(entry, mtime)
-            offset = sink.position
-            lines.append(index.line(entry, offset, offset + len(header), mtime))
-            if isinstance(content, str | Path):
-                _file(header, entry, content, sink)
-            else:
-                sink.write(header)
-                _content(entry, content, sink)
-        sink.write(END)
-    return index.joined(lines)
+            writer.add(entry, content)
+        return writer.end()
+
+
+class Writer:
+    """Writes members one by one, in the order and the form of a settled layer, and keeps their index."""
+
+    def __init__(self, sink: Behind, epoch: int, *, flat_time: bool) -> None:
+        self._sink = sink
+        self._epoch = epoch
+        self._latest = -(1 << 62) if flat_time else epoch  # whatever is later gets the epoch
+        self._lines: list[str] = []
+
+    def add(self, entry: Entry, content: Content) -> None:
+        """Add any member."""
+        mtime = self._epoch if entry.mtime > self._latest else max(0, entry.mtime)
+        header = encode(entry, mtime)
+        offset = self._sink.position
+        self._lines.append(index.line(entry, offset, offset + len(header), mtime))
+        if isinstance(content, str | Path):
+            _named_file(header, entry.path, entry.size, content, self._sink)
+        elif isinstance(content, int):
+            _file(header, entry.path, entry.size, content, self._sink)
+        else:
+            self._sink.write(header)
+            _content(entry.path, entry.size, content, self._sink)
+
+    def add_file(self, path: str, info: os.stat_result, fd: int) -> None:
+        """Add an open file that has neither attributes nor other names: most members, so without a detour."""
+        mtime = self._epoch if info.st_mtime > self._latest else max(0, int(info.st_mtime))
+        mode, uid, gid, size = info.st_mode & 0o7777, info.st_uid, info.st_gid, info.st_size
+        header = encode_file(path, mode, uid, gid, size, mtime)
+        offset = self._sink.position
+        self._lines.append(
+            index.plain_line(path, "f", mode, uid, gid, size, mtime, offset, offset + len(header))
+        )
+        _file(header, path, size, fd, self._sink)
+
+    def end(self) -> bytes:
+        """Write the end mark; return the index."""
+        self._sink.write(END)
+        return index.joined(self._lines)
 
 
 def settle(entries: Iterable[Item]) -> list[Item]:
@@ -189,30 +217,36 @@ def _without_needless_whiteouts(items: list[Item]) -> list[Item]:
     return sorted(kept + opaque, key=lambda item: order(item[0].path)) if opaque else kept
 
 
-def _file(header: bytes, entry: Entry, path: str | Path, sink: Behind) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _named_file(header: bytes, path: str, size: int, where: str | Path, sink: Behind) -> None:
+    fd = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if not sink.member(header, fd, entry.size):
-            sink.write(header)
-            _content(entry, Slice(fd, 0, whole=True), sink)
+        _file(header, path, size, fd, sink)
     finally:
         os.close(fd)
 
 
-def _content(entry: Entry, content: Content, sink: Behind) -> None:
+def _file(header: bytes, path: str, size: int, fd: int, sink: Behind) -> None:
+    if not sink.member(header, fd, size):
+        sink.write(header)
+        _content(path, size, fd, sink)
+
+
+def _content(path: str, size: int, content: Content, sink: Behind) -> None:
     got = 0
     if isinstance(content, bytes):
         got = len(content)
         sink.write(content)
     elif isinstance(content, Slice):
-        got = sink.fill(content.reader(), entry.size, ends=content.whole)
+        got = sink.fill(content.reader(), size)
+    elif isinstance(content, int):
+        got = sink.fill(Slice(content, 0).reader(), size, ends=True)
     elif content is not None:
         assert not isinstance(content, str | Path)
-        got = sink.fill(_stream_reader(content), entry.size, ends=True)
+        got = sink.fill(_stream_reader(content), size, ends=True)
     sink.write(_ZEROS[: padding(got)])
-    if got != entry.size:
+    if got != size:
         raise InputError(
-            f"{entry.path!r} was to have {entry.size} bytes and has {'more' if got > entry.size else got}",
+            f"{path!r} was to have {size} bytes and has {'more' if got > size else got}",
             reason="file-changed",
             hint="it changed while it was read",
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
 from kairosbuild.core.errors import InputError
-from kairosbuild.oci.entry import OPAQUE, Entry, EntryType, keeps_xattr, whiteout_of
+from kairosbuild.oci.behind import Behind
+from kairosbuild.oci.entry import OPAQUE, WHITEOUT, Entry, EntryType, keeps_xattr
 from kairosbuild.oci.extract import extract
-from kairosbuild.oci.layer import write_layer, write_settled
+from kairosbuild.oci.layer import Writer
 
 __all__ = ["extract", "scan", "write_tree"]
 
@@ -23,6 +25,7 @@ _TYPES: dict[int, EntryType] = {
     stat.S_IFBLK: "block",
     stat.S_IFIFO: "fifo",
 }
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OVERLAY = ("user.overlay.", "trusted.overlay.")
 _V3_CAPABILITY = 24  # bytes; the form that names the user namespace it was set in
 
@@ -34,61 +37,105 @@ def scan(root: Path, *, overlay: bool = False) -> Iterator[tuple[Entry, Path | N
     the upper one of an overlayfs (mounted with userxattr or not), and its whiteouts and opaque folders come
     out as OCI's. Raises InputError (`tree-whiteout`, `overlay-redirect`) for what OCI cannot say.
     """
-    return ((entry, Path(path) if path else None) for entry, path in _walk(root, overlay))
+    links: _Links = {}
+    for path, item in _walk(root, overlay):
+        if item is None:
+            yield Entry(path, "file", mode=0), None
+        elif entry := _entry(path, item.path, item.stat(follow_symlinks=False), item.path, links):
+            yield entry, Path(item.path) if entry.type == "file" else None
 
 
 def write_tree(
     root: Path, out: BinaryIO, epoch: int, *, overlay: bool = False, flat_time: bool = False
 ) -> bytes:
-    """Write the canonical layer of this folder, return its index; quicker than `write_layer(scan(root))`."""
-    write = write_layer if overlay else write_settled  # whiteouts sort elsewhere than what they hide
-    return write(_walk(root, overlay), out, epoch, flat_time=flat_time)
+    """Write the canonical layer of this folder, return its index; quicker than `write_layer(scan(root))`.
+
+    Every file is opened before it is looked at: one way to it instead of three.
+    """
+    links: _Links = {}
+    with Behind(out) as sink:
+        writer = Writer(sink, epoch, flat_time=flat_time)
+        for path, item in _walk(root, overlay):
+            if item is None:
+                writer.add(Entry(path, "file", mode=0), None)
+            elif item.is_file(follow_symlinks=False):
+                fd = os.open(item.path, _READ)
+                try:
+                    _add_file(path, item.path, fd, links, writer)
+                finally:
+                    os.close(fd)
+            elif entry := _entry(path, item.path, item.stat(follow_symlinks=False), item.path, links):
+                writer.add(entry, None)
+        return writer.end()
 
 
-def _walk(root: Path, overlay: bool) -> Iterator[tuple[Entry, str | None]]:
-    first: dict[tuple[int, int], str] = {}
-    base = os.fspath(root)
-    todo = _children(base, "")
+_Links = dict[tuple[int, int], str]
+"""The first path of each file with several, by device and inode."""
+
+
+def _add_file(path: str, full: str, fd: int, links: _Links, writer: Writer) -> None:
+    info = os.fstat(fd)
+    if info.st_nlink == 1 and stat.S_ISREG(info.st_mode) and not os.listxattr(fd):
+        writer.add_file(path, info, fd)
+    elif entry := _entry(path, full, info, fd, links):
+        writer.add(entry, fd if entry.type == "file" else None)
+
+
+def _walk(root: Path, overlay: bool) -> Iterator[tuple[str, _Item]]:
+    """Everything in a folder, in the order of a layer; whiteouts as the paths they have there, without an item."""
+    todo = _children(os.fspath(root), "", overlay)
     while todo:
-        path, full, info = todo.pop()
-        kind = _TYPES.get(stat.S_IFMT(info.st_mode))
-        if kind is None:
-            continue
-        if overlay and kind == "char" and info.st_rdev == 0:  # before links: overlayfs links its whiteouts
-            yield Entry(whiteout_of(path), "file", mode=0), None
-            continue
-        if info.st_nlink > 1 and kind != "dir":
-            head = first.setdefault((info.st_dev, info.st_ino), path)
-            if head != path:
-                yield _link(path, head, info), None
-                continue
-        if ".wh." in path and path.rpartition("/")[2].startswith(".wh."):
-            raise InputError(f"{path!r} has a name that means a whiteout in a layer", reason="tree-whiteout")
-        names = os.listxattr(full, follow_symlinks=False)
-        if overlay and _opaque(path, full, names):
-            yield Entry(f"{path}/{OPAQUE}", "file", mode=0), None
-        target = os.readlink(full) if kind == "symlink" else ""  # noqa: PTH115  # 60,000 Path objects cost
-        entry = _entry(path, kind, info, target, _xattrs(full, names) if names else ())
-        yield entry, full if kind == "file" else None
-        if kind == "dir":
-            todo += _children(full, path)
+        path, item = todo.pop()
+        yield path, item
+        if item is not None and item.is_dir(follow_symlinks=False):
+            todo += _children(item.path, path + "/", overlay)
 
 
-def _children(full: str, path: str) -> list[tuple[str, str, os.stat_result]]:
+_Item = os.DirEntry[str] | None
+
+
+def _children(folder: str, prefix: str, overlay: bool) -> list[tuple[str, _Item]]:
     """What is in a folder, last first, so that a stack of them is popped in order."""
-    prefix = path + "/" if path else ""
-    with os.scandir(full) as found:
-        names = [(item.name, item.path, item.stat(follow_symlinks=False)) for item in found]
-    names.sort(reverse=True)
-    return [(prefix + name, where, info) for name, where, info in names]
+    found: list[tuple[str, _Item]] = []
+    with os.scandir(folder) as items:
+        for item in items:
+            if item.name.startswith(WHITEOUT):
+                raise InputError(
+                    f"{prefix + item.name!r} has a name that means a whiteout in a layer",
+                    reason="tree-whiteout",
+                )
+            if overlay and _is_whiteout(item):
+                found.append((prefix + WHITEOUT + item.name, None))
+            else:
+                found.append((prefix + item.name, item))
+    if overlay and prefix and _opaque(prefix, folder):
+        found.append((prefix + OPAQUE, None))
+    found.sort(key=itemgetter(0), reverse=True)
+    return found
 
 
-def _entry(
-    path: str, kind: EntryType, info: os.stat_result, target: str, xattrs: tuple[tuple[str, bytes], ...]
-) -> Entry:
-    major = minor = 0
-    if kind in ("char", "block"):
+def _is_whiteout(item: os.DirEntry[str]) -> bool:
+    """Whether overlayfs hides something by this; it links its whiteouts, so do not take them for hard links."""
+    if item.is_file(follow_symlinks=False) or item.is_dir(follow_symlinks=False) or item.is_symlink():
+        return False
+    info = item.stat(follow_symlinks=False)
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+
+def _entry(path: str, full: str, info: os.stat_result, where: str | int, links: _Links) -> Entry | None:
+    """The entry of what is at `full`; `where` is that or its descriptor. None for what no layer holds."""
+    kind = _TYPES.get(stat.S_IFMT(info.st_mode))
+    if kind is None:
+        return None
+    target, major, minor = "", 0, 0
+    if kind == "symlink":
+        target = os.readlink(full)  # noqa: PTH115  # 60,000 Path objects cost
+    elif kind in ("char", "block"):
         major, minor = os.major(info.st_rdev), os.minor(info.st_rdev)
+    if info.st_nlink > 1 and kind != "dir":
+        first = links.setdefault((info.st_dev, info.st_ino), path)
+        if first != path:
+            kind, target, major, minor = "hardlink", first, 0, 0
     return Entry(
         path,
         kind,
@@ -97,28 +144,20 @@ def _entry(
         info.st_gid,
         info.st_size if kind == "file" else 0,
         target,
-        xattrs,
+        _xattrs(where) if kind != "hardlink" else (),
         int(info.st_mtime),
         major,
         minor,
     )
 
 
-def _link(path: str, head: str, info: os.stat_result) -> Entry:
-    return Entry(
-        path,
-        "hardlink",
-        info.st_mode & 0o7777,
-        info.st_uid,
-        info.st_gid,
-        target=head,
-        mtime=int(info.st_mtime),
-    )
-
-
-def _xattrs(full: str, names: list[str]) -> tuple[tuple[str, bytes], ...]:
+def _xattrs(where: str | int) -> tuple[tuple[str, bytes], ...]:
+    follow = isinstance(where, int)  # a descriptor is what it is
+    names = os.listxattr(where, follow_symlinks=follow)
+    if not names:
+        return ()
     return tuple(
-        (name, _plain(name, os.getxattr(full, name, follow_symlinks=False)))
+        (name, _plain(name, os.getxattr(where, name, follow_symlinks=follow)))
         for name in sorted(names)
         if keeps_xattr(name)
     )
@@ -131,15 +170,15 @@ def _plain(name: str, value: bytes) -> bytes:
     return value
 
 
-def _opaque(path: str, full: str, names: list[str]) -> bool:
+def _opaque(path: str, full: str) -> bool:
     """Whether overlayfs marked this folder as hiding what is below it."""
-    for name in names:
+    for name in os.listxattr(full, follow_symlinks=False):
         if not name.startswith(_OVERLAY):
             continue
         what = name.rpartition(".")[2]
         if what in ("redirect", "metacopy"):
             raise InputError(
-                f"{path!r} is only a reference to a lower layer ({name})",
+                f"{path.rstrip('/')!r} is only a reference to a lower layer ({name})",
                 reason="overlay-redirect",
                 hint="mount the overlay with redirect_dir=off,metacopy=off",
             )
