@@ -26,12 +26,16 @@ from kairosbuild.kinds.table import TABLE
 
 PACKAGE = Path(kairosbuild.__path__[0])
 GOLDEN = Path(__file__).parent.parent / "golden" / "kinds.json"
+WRITER = tuple(f"kairosbuild.oci.{name}" for name in ("entry", "header", "index", "layer"))
+STEP = (*WRITER, "kairosbuild.oci.tree", "kairosbuild.oci.extract", "kairosbuild.execute.worker")
 ALSO = {
-    "base": ("kairosbuild.sources.dpkg", "kairosbuild.sources.apt"),
-    "packages": ("kairosbuild.sources.dpkg", "kairosbuild.sources.apt"),
-    "kernel": ("kairosbuild.sources.dpkg",),
-    "tools": ("kairosbuild.sources.deb",),
-    "image": ("kairosbuild.boot.survey",),
+    "base": ("kairosbuild.sources.dpkg", "kairosbuild.sources.apt", "kairosbuild.sources.deb", *STEP),
+    "packages": ("kairosbuild.sources.dpkg", "kairosbuild.sources.apt", "kairosbuild.sources.deb", *STEP),
+    "run": STEP,
+    "overlay": WRITER,
+    "kernel": ("kairosbuild.sources.dpkg", "kairosbuild.sources.deb", *WRITER),
+    "tools": ("kairosbuild.sources.deb", *WRITER),
+    "image": ("kairosbuild.boot.survey", *WRITER),
     "disk": (
         *(
             f"kairosbuild.boot.{name}"
