@@ -74,6 +74,7 @@ def test_records_that_nobody_used_for_long_go(store: Store) -> None:
 
 def test_a_hit_counts_as_use(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     used, unused = put(store, "used"), put(store, "unused")
+    wait()
     then = time.time() + 2 * DAY
     monkeypatch.setattr(time, "time", lambda: then)
     assert hit(store, used) == [True]
