@@ -32,6 +32,7 @@ _TYPES: dict[bytes, EntryType] = {
     b"5": "dir",
     b"6": "fifo",
 }
+_LATEST = (1 << 33) - 1  # seconds; what a header holds without PAX
 _NOBODY = (1 << 32) - 1  # the id that means none
 
 
@@ -145,7 +146,7 @@ def _entry(raw: Raw, limits: Limits) -> Entry | None:
         raw.size if kind == "file" else 0,
         _target(path, kind, raw.link, limits),
         tuple(pair for pair in raw.xattrs if keeps_xattr(pair[0])) if kind != "hardlink" else (),
-        max(0, raw.mtime),
+        min(max(0, raw.mtime), _LATEST),
         raw.major,
         raw.minor,
     )

@@ -239,6 +239,12 @@ def test_old_tars_without_magic_and_with_signed_checksums_are_read() -> None:
     assert [entry.path for entry, _ in read_tar(io.BytesIO(bytes(signed) + END))] == ["\udce9"]
 
 
+def test_a_time_no_filesystem_holds_becomes_the_latest_it_does(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(pax(mtime="9" * 20) + block() + pax(mtime="-5.5") + block(b"g") + END)
+    extract(tmp_path / "a.tar", tmp_path / "tree", owners=False, overlay=False)
+    assert (tmp_path / "tree/f").stat().st_mtime == 2**33 - 1 and (tmp_path / "tree/g").stat().st_mtime == 0
+
+
 def test_the_last_of_two_members_with_one_name_wins() -> None:
     data = block(b"f", data=b"first") + block(b"g") + block(b"./f", data=b"last") + END
     out = io.BytesIO()
