@@ -74,7 +74,7 @@ def file_layer(store: Store, path: str, content: bytes, **more: int) -> Blob:
 @functools.cache
 def _files() -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for program in PROGRAMS:
+    for program in filter(shutil.which, PROGRAMS):
         place = Path(shutil.which(program, path="/usr/bin:/bin:/usr/sbin:/sbin") or program)
         found[f"bin/{program}"] = place.resolve()
         linked = subprocess.run(["ldd", place], capture_output=True, text=True, check=False).stdout
