@@ -1,8 +1,8 @@
 """Files from outside, into the store: verified while they stream, in parallel, retried within bounds.
 
-What is relative to a mirror of the distribution goes through the distribution's own client where the
-host has it (see `apthelper`), since that knows the machine's proxies and credentials; the rest through
-urllib, which honours `http_proxy`.
+What is relative to a mirror of Debian or Ubuntu goes through their own client where the host has it
+(see `apthelper`), since that knows the machine's proxies and credentials; the rest through urllib, which
+honours `http_proxy`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Downloader:
             _remove(folder)
 
     def _is_for_apt(self, wanted: Wanted) -> bool:
-        return self.helper is not None and self.mirrors.serves(wanted.uri) and _remote(self._place(wanted))
+        return self.helper is not None and self.mirrors.of_apt(wanted.uri) and _remote(self._place(wanted))
 
     def _place(self, wanted: Wanted) -> str:
         return self.mirrors.locate(wanted.uri)
@@ -240,7 +240,7 @@ def _down(address: str, why: str) -> HostError:
     return HostError(
         f"{shown(address)} could not be fetched: {why}",
         reason="mirror-down",
-        hint="check the network, http_proxy, or name another mirror with KBUILD_MIRROR_DEBIAN",
+        hint="check the network, http_proxy, or name another mirror: --mirror NAME=URL",
     )
 
 
