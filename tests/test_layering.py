@@ -14,11 +14,13 @@ MAY_IMPORT = {
     "sources": {"core", "oci"},
     "boot": {"core", "oci"},
     "graph": {"core", "recipe"},
-    "kinds": {"core", "oci", "graph", "recipe", "sources", "boot"},
+    "artifacts": {"core", "oci", "graph", "recipe", "boot"},
+    "kinds": {"core", "oci", "graph", "recipe", "sources", "boot", "artifacts"},
     "execute": {"core", "graph", "store", "oci", "recipe"},
     "registry": {"core", "oci", "store"},
     "node": set(),
-    "cli": {"core", "recipe", "oci", "store", "sources", "boot", "graph", "kinds", "execute", "registry"},
+    "cli": {"core", "recipe", "oci", "store", "sources", "boot", "graph", "artifacts", "kinds"}
+    | {"execute", "registry"},
 }
 # A library that only these files may name: each stands behind one door.
 ONLY_IN = {

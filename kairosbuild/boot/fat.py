@@ -11,15 +11,16 @@ import posixpath
 import re
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kairosbuild.core.errors import KbuildError
 
-SECTOR = 512
 RESERVED = 32  # sectors before the first table
 LEAST = 65525  # clusters below which drivers take a filesystem for FAT16
 _END = 0x0FFFFFFF
+_CLUSTER = 4096  # bytes of the largest cluster
+_MIB = 1 << 20
 _SHORT = re.compile(r"[A-Z0-9_~-]{1,8}(\.[A-Z0-9_~-]{1,3})?")
 _DIRECTORY, _ARCHIVE, _LONG, _VOLUME = 0x10, 0x20, 0x0F, 0x08
 
@@ -29,28 +30,30 @@ Extent = tuple[int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """Size in bytes (a multiple of 512), label (11 characters at most), serial number and timestamp."""
+    """Size in bytes (whole sectors), label (11 characters at most), serial number and timestamp."""
 
     size: int
     label: str
     serial: int
     epoch: int = 0
     hidden: int = 0  # sectors before the partition
+    sector: int = 512  # bytes; a kernel mounts none with smaller ones than its device has
 
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:
+    sector: int
     sectors: int
     per_cluster: int
     table: int  # sectors of one table
     clusters: int
 
     def at(self, cluster: int) -> int:
-        return (RESERVED + 2 * self.table + (cluster - 2) * self.per_cluster) * SECTOR
+        return (RESERVED + 2 * self.table + (cluster - 2) * self.per_cluster) * self.sector
 
     @property
     def bytes(self) -> int:
-        return self.per_cluster * SECTOR
+        return self.per_cluster * self.sector
 
 
 def build(volume: Volume, files: Mapping[str, bytes]) -> Iterator[Extent]:
@@ -59,13 +62,14 @@ def build(volume: Volume, files: Mapping[str, bytes]) -> Iterator[Extent]:
     folders = _folders(files)
     starts, chain, used = _allocate(volume, folders, files, geometry)
     table = struct.pack(f"<{len(chain)}I", *chain)
-    boot = _boot_sector(volume, geometry)
+    boot, sector = _boot_sector(volume, geometry), volume.sector
+    info = _info_sector(geometry.clusters - used, 2 + used, sector)
     yield 0, boot
-    yield SECTOR, _info_sector(geometry.clusters - used, 2 + used)
-    yield 6 * SECTOR, boot
-    yield 7 * SECTOR, _info_sector(geometry.clusters - used, 2 + used)
-    yield RESERVED * SECTOR, table
-    yield (RESERVED + geometry.table) * SECTOR, table
+    yield sector, info
+    yield 6 * sector, boot
+    yield 7 * sector, info
+    yield RESERVED * sector, table
+    yield (RESERVED + geometry.table) * sector, table
     for folder, names in folders.items():
         yield geometry.at(starts[folder]), _directory(volume, folder, names, starts, files)
     for path in sorted(files):
@@ -73,24 +77,35 @@ def build(volume: Volume, files: Mapping[str, bytes]) -> Iterator[Extent]:
             yield geometry.at(starts[path]), files[path]
 
 
-def need(files: Mapping[str, bytes]) -> int:
-    """Bytes that hold these files in any geometry, each file rounded up, tables and folders included."""
-    return sum(len(data) + 8192 for data in files.values()) + (1 << 20)
+def least(sizes: Iterable[int], sector: int = 512) -> int:
+    """Bytes, in whole MiB, that hold files of these sizes, folders included."""
+    wanted = sum(-(-size // _CLUSTER) + 2 for size in sizes) + 16
+    clusters = max(wanted, LEAST) if sector == _CLUSTER else wanted
+    size = -(-max(clusters * _CLUSTER, LEAST * sector) // _MIB) * _MIB
+    while (found := _fitting(size, sector)) is None or found.clusters * found.bytes < wanted * _CLUSTER:
+        size += _MIB
+    return size
 
 
 def _geometry(volume: Volume) -> _Geometry:
     """The largest clusters, 4 KiB at most, that still make it FAT32."""
-    sectors = volume.size // SECTOR
-    for per_cluster in (8, 4, 2, 1):
-        table = -(-(sectors - RESERVED + 2 * per_cluster) * 4 // (SECTOR * per_cluster + 8))
-        clusters = (sectors - RESERVED - 2 * table) // per_cluster
-        if clusters >= LEAST:
-            return _Geometry(sectors, per_cluster, table, clusters)
+    if found := _fitting(volume.size, volume.sector):
+        return found
     raise KbuildError(
         f"{volume.size} bytes are too few for a FAT32 filesystem",
         reason="fat-size",
-        hint="34M is the least an EFI system partition can be",
+        hint=f"{least((), volume.sector) // _MIB}M is the least an EFI system partition can be",
     )
+
+
+def _fitting(size: int, sector: int) -> _Geometry | None:
+    sectors = size // sector
+    for per_cluster in (8, 4, 2, 1):
+        table = -(-(sectors - RESERVED + 2 * per_cluster) * 4 // (sector * per_cluster + 8))
+        clusters = (sectors - RESERVED - 2 * table) // per_cluster
+        if clusters >= LEAST and per_cluster * sector <= _CLUSTER:
+            return _Geometry(sector, sectors, per_cluster, table, clusters)
+    return None
 
 
 def _folders(files: Mapping[str, bytes]) -> dict[str, list[str]]:
@@ -121,7 +136,7 @@ def _allocate(
         raise KbuildError(
             f"{sum(sizes.values())} bytes of files do not fit an EFI partition of {volume.size}",
             reason="fat-size",
-            hint="raise esp-size",
+            hint=f"{least(sizes.values(), volume.sector) // _MIB}M fit",
         )
     return starts, chain, used
 
@@ -131,7 +146,7 @@ def _boot_sector(volume: Volume, geometry: _Geometry) -> bytes:
         "<3s8sHBHBHHBHHHII",
         b"\xeb\x58\x90",
         b"MSWIN4.1",
-        SECTOR,
+        volume.sector,
         geometry.per_cluster,
         RESERVED,
         2,
@@ -159,11 +174,12 @@ def _boot_sector(volume: Volume, geometry: _Geometry) -> bytes:
         _label(volume),
         b"FAT32   ",
     )
-    return (head + more).ljust(510, b"\0") + b"\x55\xaa"
+    return ((head + more).ljust(510, b"\0") + b"\x55\xaa").ljust(volume.sector, b"\0")
 
 
-def _info_sector(free: int, following: int) -> bytes:
-    return struct.pack("<4s480x4sII12x4s", b"RRaA", b"rrAa", free, following, b"\0\0\x55\xaa")
+def _info_sector(free: int, following: int, sector: int) -> bytes:
+    found = struct.pack("<4s480x4sII12x4s", b"RRaA", b"rrAa", free, following, b"\0\0\x55\xaa")
+    return found.ljust(sector, b"\0")
 
 
 def _directory_size(folder: str, names: list[str]) -> int:

@@ -7,6 +7,7 @@ A tar need not have an entry for each folder it has something in, the root never
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,10 @@ from kairosbuild.oci.header import encode
 
 VERSION = 1
 """Raise it when the same layer would get another form."""
+COMPRESSION_VERSION = 1
+"""Raise it when the same kernel configuration would be answered otherwise."""
+
+_ZSTD, _LZ4 = "zstd,3", "lz4hc,9"
 
 Folder = tuple[str, int, int, int]
 """Path, mode, uid, gid."""
@@ -27,12 +32,17 @@ Folder = tuple[str, int, int, int]
 ROOT: Folder = ("", 0o755, 0, 0)
 
 
-def command(layer: Blob, epoch: int) -> tuple[str, ...]:
+def compression(config: bytes) -> str:
+    """What a kernel of this configuration can read: zstd since 6.10 where it is on, LZ4 wherever erofs is."""
+    return _ZSTD if re.search(rb"^CONFIG_EROFS_FS_ZIP_ZSTD=y$", config, re.MULTILINE) else _LZ4
+
+
+def command(layer: Blob, epoch: int, packing: str) -> tuple[str, ...]:
     """What makes /out/layer from /in/folders and /in/layer, run in the tools tree `image`."""
     return (
         "/bin/sh",
         "-euc",
-        f"cat folders layer | mkfs.erofs --quiet -zzstd,3 -C65536 -T{epoch} --mkfs-time -U{identity(layer)} "
+        f"cat folders layer | mkfs.erofs --quiet -z{packing} -C65536 -T{epoch} --mkfs-time -U{identity(layer)} "
         "--tar=f --aufs /out/layer",
     )
 

@@ -28,6 +28,17 @@ PACKAGE = Path(kairosbuild.__path__[0])
 GOLDEN = Path(__file__).parent.parent / "golden" / "kinds.json"
 WRITER = tuple(f"kairosbuild.oci.{name}" for name in ("entry", "header", "index", "layer"))
 STEP = (*WRITER, "kairosbuild.oci.tree", "kairosbuild.oci.extract", "kairosbuild.execute.worker")
+BOOT = (
+    *(f"kairosbuild.artifacts.{name}" for name in ("stack", "entry", "document")),
+    *(f"kairosbuild.boot.{name}" for name in ("cpio", "elf", "files", "initrd", "layerfs", "modules")),
+    *(f"kairosbuild.boot.{name}" for name in ("survey", "uki", "verity")),
+    "boot/initrd.sh",
+)
+DISK = (
+    *BOOT,
+    *(f"kairosbuild.artifacts.{name}" for name in ("partitions", "writing")),
+    *(f"kairosbuild.boot.{name}" for name in ("ext4", "fat", "gpt", "qcow2", "sparse")),
+)
 ALSO = {
     "base": ("kairosbuild.sources.dpkg", "kairosbuild.sources.apt", "kairosbuild.sources.deb", *STEP),
     "packages": ("kairosbuild.sources.dpkg", "kairosbuild.sources.apt", "kairosbuild.sources.deb", *STEP),
@@ -36,16 +47,7 @@ ALSO = {
     "kernel": ("kairosbuild.sources.dpkg", "kairosbuild.sources.deb", *WRITER),
     "tools": ("kairosbuild.sources.deb", *WRITER),
     "image": ("kairosbuild.boot.survey", *WRITER),
-    "disk": (
-        *(
-            f"kairosbuild.boot.{name}"
-            for name in (
-                *("cpio", "elf", "ext4", "fat", "files", "gpt", "initrd", "layerfs", "modules", "qcow2"),
-                *("sparse", "survey", "uki", "verity"),
-            )
-        ),
-        "boot/initrd.sh",
-    ),
+    "disk": DISK,
     "boot-test": ("kairosbuild.boot.qemu", "boot/qemu.sh"),
 }
 """What besides its own module decides the bytes a kind yields: code that is the kind's in all but place."""

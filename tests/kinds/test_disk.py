@@ -13,6 +13,7 @@ import pytest
 from boot_task import BASE, KERNEL, VERSION, BootTask, Content, layer
 from peers import peer
 
+from kairosbuild.artifacts.partitions import PartitionSpec
 from kairosbuild.boot import uki
 from kairosbuild.boot.layerfs import ROOT, folders
 from kairosbuild.core.canonical import dumps, loads
@@ -87,7 +88,7 @@ def test_layers_lie_on_the_disk_under_their_root_hashes(store: Store, tmp_path: 
 
 
 def test_the_boot_entry_is_counted(store: Store, tmp_path: Path) -> None:
-    for tries, name in ((3, "os+3.efi"), (0, "os.efi")):
+    for tries, name in ((3, "os-1+3.efi"), (0, "os-1.efi")):
         outputs, task = build(store, BASE, KERNEL, tries=tries)
         listing = [peer("mdir", "mtools"), "-b", "-i", f"{task.path(outputs['disk'])}@@1M", "::EFI/Linux"]
         shown = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
@@ -138,14 +139,106 @@ def test_layers_below_an_opaque_root_are_left_out(store: Store) -> None:
     assert len(arguments(task, outputs)[0].split(",")) == 1
 
 
+def table(*partitions: str) -> tuple[PartitionSpec, ...]:
+    """Partitions as `type` or `type:MiB`."""
+    found = [one.partition(":") for one in partitions]
+    return tuple(PartitionSpec(type=kind, size=int(size or 0) << 20) for kind, _, size in found)
+
+
+def dumped(disk: Path, *more: str) -> str:
+    command = [peer("sgdisk", "gdisk"), *more, str(disk)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("sector", ["512", "4096"])
+def test_a_declared_table_is_what_the_disk_has(store: Store, tmp_path: Path, sector: str) -> None:
+    partitions = (
+        *table("esp:300", "layers", "recovery:32", "linux:8"),
+        PartitionSpec(
+            type="933ac7e1-2eb4-4f13-b844-0e14e2aef915", name="homes", size=16 << 20, filesystem="ext4"
+        ),
+        PartitionSpec(type="persistent"),
+    )
+    outputs, task = build(store, BASE, KERNEL, partitions=partitions, sector_size=sector, size=1 << 30)
+    disk = task.path(outputs["disk"])
+    found = gpt_entries(disk, int(sector))
+    names = ["esp", "kbuild-layers", "recovery", "linux", "homes", "persistent"]
+    assert [name for name, _, _ in found] == names
+    assert found[-1][1] + found[-1][2] == (1 << 30) - (1 << 20), "the last without a size takes what is left"
+    with disk.open("rb") as file:
+        for name, start, size in found:
+            file.seek(start)
+            (tmp_path / name).write_bytes(file.read(size))
+    subprocess.run([peer("fsck.vfat", "dosfstools"), "-n", tmp_path / "esp"], check=True, capture_output=True)
+    for name in ("kbuild-layers", "recovery", "homes", "persistent"):
+        subprocess.run([peer("e2fsck", "e2fsprogs"), "-fn", tmp_path / name], check=True, capture_output=True)
+    if sector == "512":
+        assert "No problems found" in dumped(disk, "--verify")
+
+
+def gpt_entries(disk: Path, sector: int) -> list[tuple[str, int, int]]:
+    """Name, start and size in bytes."""
+    with disk.open("rb") as file:
+        file.seek(2 * sector)
+        data = file.read(128 * 128)
+    found = []
+    for at in range(0, len(data), 128):
+        first, last = struct.unpack_from("<QQ", data, at + 32)
+        if last:
+            name = data[at + 56 : at + 128].decode("utf-16-le").rstrip("\0")
+            found.append((name, first * sector, (last - first + 1) * sector))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        ({"size": 40 << 20}, "disk"),
+        ({"partitions": table("esp:1", "layers")}, "esp"),
+        ({"partitions": table("esp", "layers:1")}, "layers"),
+    ],
+)
+def test_the_number_that_is_said_to_fit_fits(store: Store, spec: dict[str, Any], what: str) -> None:
+    with pytest.raises(KbuildError) as caught:
+        build(store, BASE, KERNEL, **spec)
+    fits = int(caught.value.hint.partition("M")[0])
+    sizes = {"esp": ("esp:%d", "layers"), "layers": ("esp", "layers:%d")}
+    fitting = (
+        {"size": fits << 20}
+        if what == "disk"
+        else {"partitions": table(*(one % fits if "%" in one else one for one in sizes[what]))}
+    )
+    build(store, BASE, KERNEL, **fitting)
+    short = (
+        {"size": (fits - 1) << 20}
+        if what == "disk"
+        else {"partitions": table(*(one % (fits - 1) if "%" in one else one for one in sizes[what]))}
+    )
+    with pytest.raises(KbuildError):
+        build(store, BASE, KERNEL, **short)
+
+
+def test_every_problem_of_a_table_is_told_at_once(store: Store) -> None:
+    with pytest.raises(KbuildError) as caught:
+        build(store, BASE, KERNEL, partitions=table("esp:8", "recovery:1"))
+    told = str(caught.value)
+    assert "esp partition of 8M" in told
+    assert "recovery partition of 1M" in told
+    assert "type layers" in told
+
+
 @pytest.mark.parametrize(
     ("layers", "spec", "reason"),
     [
         ((BASE,), {}, "disk-kernel"),
         ((BASE, KERNEL, {"boot/vmlinuz-9": b"k"}), {}, "disk-kernel"),
-        ((BASE, KERNEL), {"size": 64 << 20}, "disk-size"),
-        ((BASE, KERNEL), {"size": 131 << 20}, "disk-size"),
-        ((BASE, KERNEL), {"esp_size": 8 << 20}, "fat-size"),
+        ((BASE, KERNEL), {"size": 20 << 20}, "disk-size"),
+        ((BASE, KERNEL), {"size": 50 << 20}, "disk-size"),
+        ((BASE, KERNEL), {"partitions": table("esp:8", "layers")}, "partition-size"),
+        ((BASE, KERNEL), {"partitions": table("esp", "layers:8")}, "partition-size"),
+        ((BASE, KERNEL), {"partitions": table("esp")}, "partition-missing"),
+        ((BASE, KERNEL), {"partitions": table("esp", "layers", "layers")}, "partition-missing"),
         ((BASE, KERNEL), {"cmdline": ("x" * 2000,)}, "cmdline-too-long"),
         ((BASE, {"boot/vmlinuz-9": b"k"}), {}, "missing-module"),
     ],

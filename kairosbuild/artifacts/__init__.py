@@ -1,0 +1,1 @@
+"""What the kinds of boot artifacts share: an image's stack in its boot form, boot entries, partition tables."""

@@ -1,0 +1,103 @@
+"""The boot entry of a stack: kernel, initrd and command line, and the unified kernel image of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kairosbuild.artifacts.stack import Stack
+from kairosbuild.boot import initrd, layerfs, uki
+from kairosbuild.boot.files import Files, index_of
+from kairosbuild.boot.survey import cuts
+from kairosbuild.core.digest import Blob
+from kairosbuild.core.errors import NodeError
+from kairosbuild.graph.action import Action
+from kairosbuild.graph.node import Outputs, Task
+
+CONSOLE = ("console=tty0", "console=ttyS0,115200")
+PANIC = "panic=5"  # a kernel that dies gives the next entry its turn
+_EFI = "usr/lib/systemd/boot/efi"
+
+
+@dataclass(frozen=True, slots=True)
+class BootEntry:
+    """What a boot loader starts."""
+
+    version: str
+    kernel: Blob
+    initrd: Blob
+    os_release: bytes
+    cmdline: str
+
+
+def boot_entry(task: Task, stack: Stack, cmdline: Sequence[str], where: Sequence[str] = ()) -> BootEntry:
+    """The entry for this stack; `where` are the arguments that say where its layers are found."""
+    kernel = stack.kernel
+    layers = layerfs.arguments([one.verity for one in reversed(stack.sealed)], cuts(stack.surveys))
+    return BootEntry(
+        kernel.version,
+        stack.file(kernel.layer, kernel.path),
+        initrd_of(task, stack, kernel.version),
+        _os_release(task, stack),
+        " ".join((*layers, *where, PANIC, *cmdline)),
+    )
+
+
+def unified(task: Task, entry: BootEntry) -> bytes:
+    """The entry as one PE image. Raises `cmdline-too-long`."""
+    return uki.assemble(
+        task.path(loader(task)["stub"]).read_bytes(),
+        os_release=entry.os_release,
+        cmdline=entry.cmdline,
+        uname=entry.version,
+        initrd=task.path(entry.initrd).read_bytes(),
+        kernel=task.path(entry.kernel).read_bytes(),
+    )
+
+
+def initrd_of(task: Task, stack: Stack, version: str) -> Blob:
+    """The initrd for this kernel, made once for the layers that have its modules."""
+    tools, packing = task.tools("boot"), task.tools("image")
+    holders = stack.holders(version)
+
+    def make() -> Outputs:
+        archive = task.put_bytes(initrd.build(_tree(task, tools).read, stack.files(holders), version))
+        packer = Action(initrd.COMPRESS, (packing,), {"initrd": archive}, ("initrd",), platform=task.platform)
+        return task.execute(packer).outputs
+
+    preimage = {
+        "version": version,
+        "layers": [one.layer.digest for one in holders],
+        "tools": [tools.digest, packing.digest],
+        "recipe": initrd.recipe(),
+    }
+    return task.derive("initrd", initrd.VERSION, preimage, make)["initrd"]
+
+
+def loader(task: Task) -> Outputs:
+    """systemd's boot `loader` and `stub`, out of the tools tree."""
+    tools = task.tools("boot")
+
+    def make() -> Outputs:
+        tree = _tree(task, tools)
+        found = {
+            "loader": tree.read(f"{_EFI}/systemd-bootx64.efi"),
+            "stub": tree.read(f"{_EFI}/linuxx64.efi.stub"),
+        }
+        if missing := [name for name, content in found.items() if content is None]:
+            raise NodeError(f"the tools tree `boot` has no {missing[0]}", reason="missing-tool")
+        return {name: task.put_bytes(content) for name, content in found.items() if content is not None}
+
+    return task.derive("boot-loader", 1, {"tools": tools.digest}, make)
+
+
+def _os_release(task: Task, stack: Stack) -> bytes:
+    for number, one in reversed(list(enumerate(stack.surveys))):
+        if one.os_release:
+            return task.path(stack.file(number, one.os_release)).read_bytes()
+    return b"ID=linux\n"
+
+
+def _tree(task: Task, tools: Blob) -> Files:
+    tar = task.path(tools)
+    return Files([(tar, index_of(tar))])
