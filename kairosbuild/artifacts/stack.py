@@ -16,6 +16,7 @@ from kairosbuild.boot.verity import Verity
 from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError
+from kairosbuild.families.table import databases
 from kairosbuild.graph.action import Action, LayerRef
 from kairosbuild.graph.node import Outputs, Task
 from kairosbuild.oci.index import Index
@@ -192,8 +193,12 @@ def _readable(task: Task, layer: LayerRef) -> tuple[Path, Index]:
 def _surveyed(task: Task, layer: LayerRef) -> Survey:
     def make() -> Outputs:
         return {
-            "survey": task.put_bytes(dumps(survey(Index.loads(task.path(layer.index).read_bytes())).json()))
+            "survey": task.put_bytes(
+                dumps(survey(Index.loads(task.path(layer.index).read_bytes()), databases()).json())
+            )
         }
 
-    found = task.derive("layer-survey", SURVEY_VERSION, {"index": layer.index.digest}, make)
+    found = task.derive(
+        "layer-survey", SURVEY_VERSION, {"index": layer.index.digest, "databases": databases()}, make
+    )
     return Survey(**loads(task.path(found["survey"]).read_bytes()))

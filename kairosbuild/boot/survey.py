@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,14 +21,6 @@ _KERNEL = re.compile(r"(?:boot/vmlinuz-|usr/lib/modules/)([^/]+?)(?:/vmlinuz)?")
 _LIBRARY = re.compile(r"(?:usr/)?(?:local/)?lib(?:64|/[^/]+-linux-[^/]+)?/lib[^/]*\.so(?:\.[^/]*)?")
 _PENDING = re.compile(
     r"(?:usr/lib|etc)/(?:sysusers\.d|udev/hwdb\.d|systemd/catalog)/[^/]+|usr/lib/systemd/catalog/[^/]+"
-)
-_PACKAGES = frozenset(
-    {
-        "var/lib/dpkg/status",
-        "usr/lib/sysimage/rpm/rpmdb.sqlite",
-        "var/lib/rpm/rpmdb.sqlite",
-        "lib/apk/db/installed",
-    }
 )
 
 
@@ -60,8 +52,8 @@ class Survey:
         return asdict(self)
 
 
-def survey(index: Index) -> Survey:
-    """Look at every path once."""
+def survey(index: Index, databases: Collection[str] = ()) -> Survey:
+    """Look at every path once. `databases` are the paths that a database of packages may have."""
     kinds = {path: letter for path, letter, *_ in index.rows}
     kernels: dict[str, str] = {}
     modules: set[str] = set()
@@ -86,7 +78,7 @@ def survey(index: Index) -> Survey:
         libraries=any(_LIBRARY.fullmatch(path) for path in kinds if ".so" in path)
         or any(path.startswith("etc/ld.so.conf") for path in kinds),
         library_cache="etc/ld.so.cache" in kinds,
-        packages=any(path in kinds for path in _PACKAGES),
+        packages=any(path in kinds for path in databases),
         pending=any(_PENDING.fullmatch(path) for path in kinds),
         systemd="usr/lib/systemd/systemd" in kinds,
     )

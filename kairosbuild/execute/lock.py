@@ -17,11 +17,13 @@ from kairosbuild.core.canonical import dumps
 from kairosbuild.core.digest import Blob, of_bytes
 from kairosbuild.core.errors import InputError, KbuildError, raise_problems
 from kairosbuild.core.events import Events
+from kairosbuild.execute.derive import derive
 from kairosbuild.execute.executor import Executor
 from kairosbuild.execute.nodes import TOOLS, Node
+from kairosbuild.execute.results import Results
 from kairosbuild.execute.task import remove_tree
 from kairosbuild.graph.action import Action, ActionResult
-from kairosbuild.graph.node import Locked, Locker, Material
+from kairosbuild.graph.node import Locked, Locker, Material, Outputs
 from kairosbuild.recipe.lockfile import LockEntry, LockFile, Pin
 from kairosbuild.store.store import Store
 
@@ -40,6 +42,7 @@ class Means:
     """What resolving works with. `tools` builds a tools tree and gives its layer."""
 
     store: Store
+    results: Callable[[], Results]
     executor: Callable[[], Executor]
     fetch: Fetcher
     tools: Callable[[str], Blob]
@@ -161,9 +164,26 @@ class NodeLocker:
         """Where a stored blob can be read."""
         return self._means.store.cas.path(blob.digest)
 
+    @property
+    def scratch(self) -> Path:
+        """The node's folder."""
+        if self._scratch is None:
+            self._scratch = self._means.store.cas.tmp()
+        return self._scratch
+
     def put_bytes(self, data: bytes) -> Blob:
         """Store these bytes."""
         return self._means.store.cas.put_bytes(data)
+
+    def put_file(self, path: Path) -> Blob:
+        """Store this scratch file by moving it."""
+        return self._means.store.cas.put_file(path)
+
+    def derive(
+        self, domain: str, version: int, preimage: Mapping[str, Any], make: Callable[[], Outputs]
+    ) -> Outputs:
+        """Do work once for this preimage, ever."""
+        return derive(self._means.store, self._means.results(), domain, version, preimage, make)
 
     def tools(self, purpose: str) -> Blob:
         """The layer of a tools tree."""
@@ -171,11 +191,9 @@ class NodeLocker:
 
     def execute(self, action: Action) -> ActionResult:
         """Run an action in the sandbox."""
-        if self._scratch is None:
-            self._scratch = self._means.store.cas.tmp()
         action = replace(action, env={"SOURCE_DATE_EPOCH": str(self.epoch), **action.env})
         return self._means.executor().execute(
-            action, name=self._node.name, scratch=self._scratch, cancel=self._means.cancel
+            action, name=self._node.name, scratch=self.scratch, cancel=self._means.cancel
         )
 
     def note(self, text: str) -> None:

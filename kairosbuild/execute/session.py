@@ -199,6 +199,7 @@ class Session:
         file = lockfile.read(self._lock_path, recipe=name)
         means = Means(
             self._store,
+            lambda: self._results,
             lambda: self._executor,
             self._file,
             self._tools_layer,

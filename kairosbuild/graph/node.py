@@ -138,8 +138,20 @@ class Locker(Protocol):
     def path(self, blob: Blob) -> Path:
         """Where a stored blob can be read."""
 
+    @property
+    def scratch(self) -> Path:
+        """A private folder on the store's filesystem, removed afterwards."""
+
     def put_bytes(self, data: bytes) -> Blob:
         """Store these bytes, for an action to read."""
+
+    def put_file(self, path: Path) -> Blob:
+        """Store this scratch file by moving it."""
+
+    def derive(
+        self, domain: str, version: int, preimage: Mapping[str, Any], make: Callable[[], Outputs]
+    ) -> Outputs:
+        """Do work once for this preimage, ever: the same results as a `Task`'s."""
 
     def tools(self, purpose: str) -> Blob:
         """The layer of a pinned tools tree, built if need be."""

@@ -9,11 +9,14 @@ from typing import Any, ClassVar
 
 from kairosbuild.core.digest import Blob, of_file
 from kairosbuild.core.errors import InputError
-from kairosbuild.graph.action import Action
+from kairosbuild.families.apt import Apt
+from kairosbuild.families.below import flatten, flattened, look_at
+from kairosbuild.graph.action import LayerRef
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Material, Outputs, Task
-from kairosbuild.graph.stack import layer_outputs
+from kairosbuild.graph.stack import layer_outputs, stored_outputs
 from kairosbuild.recipe.fields import choice, flag, record, ref, source, text, texts
 
+APT = Apt()
 _INDEXES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -51,7 +54,7 @@ class Base:
     """See the module."""
 
     name: ClassVar[str] = "base"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Spec: ClassVar[type] = BaseSpec
     produces: ClassVar[str] = "layer"
 
@@ -62,19 +65,26 @@ class Base:
     def lock(self, spec: BaseSpec, locker: Locker) -> Locked:
         """The packages of a bootstrap, the layers of an image."""
         _one_of(spec)
-        if spec.debian:
-            return _lock_debian(spec.debian, locker)
-        return _lock_image(spec.image, locker) if spec.image else UNLOCKED
+        if debian := spec.debian:
+            return APT.lock_bootstrap(
+                debian.suite, debian.components, debian.security, debian.variant, debian.packages, locker
+            )
+        if spec.image:
+            return _known(_lock_image(spec.image, locker), locker)
+        return _known(_of_archive(locker), locker)
 
     def build(self, task: Task) -> Outputs:
         """One canonical layer."""
         if task.spec.debian:
-            return _bootstrap(task)
-        if task.spec.image:
-            return _flatten(task, [task.path(Blob(m.digest, m.size)) for m in task.locked.materials])
+            return APT.bootstrap(task)
+        if task.spec.tarball:
+            tar, index = flatten([task.source_path("tarball", "")], task.scratch, task.epoch)
+            return layer_outputs(task, tar, index)
+        layers = [Blob(m.digest, m.size) for m in task.locked.materials]
         if task.spec.archive:
-            return _flatten(task, [task.path(task.inputs["archive"][0].outputs["file"])])
-        return _flatten(task, [task.source_path("tarball", "")])
+            layers = [task.inputs["archive"][0].outputs["file"]]
+        made = flattened(task, layers)
+        return stored_outputs(task, LayerRef(made["layer"], made["index"]))
 
 
 def _one_of(spec: BaseSpec) -> None:
@@ -86,93 +96,17 @@ def _one_of(spec: BaseSpec) -> None:
         )
 
 
-def _lock_debian(spec: DebianSpec, locker: Locker) -> Locked:
-    from kairosbuild.sources import apt
-    from kairosbuild.sources.debian import open_archive, suites
-
-    architecture = locker.platform.split("/")[1]
-    wanted = suites(spec.suite, components=spec.components, security=spec.security)
-    archive = open_archive(wanted, architecture, locker.fetch)
-    names = set(archive.index.having("Essential", "yes"))
-    if spec.variant == "required":
-        names |= set(archive.index.having("Priority", "required"))
-    if spec.variant != "essential":
-        names.add("apt")
-    request = apt.Request(tuple(sorted(names | set(spec.packages))))
-    apt.check(request, archive)
-    action = Action(
-        apt.command(request, architecture),
-        (locker.tools("apt"),),
-        {path: locker.put_bytes(data) for path, data in apt.inputs(request, archive).items()},
-        outputs=(apt.PLAN, apt.COMPLAINT),
-        platform=locker.platform,
-    )
-    left = {name: locker.path(blob).read_bytes() for name, blob in locker.execute(action).outputs.items()}
-    plan = apt.read_plan(left[apt.PLAN], left[apt.COMPLAINT], request, archive)
-    packages = sorted(plan.packages, key=lambda package: package.name)
-    return Locked(
-        {
-            "archives": [suite.json() for suite in wanted],
-            "packages": [package.json() for package in packages],
-        },
-        tuple(Material(package.uri, package.digest, package.size) for package in packages),
-    )
+def _of_archive(locker: Locker) -> Locked:
+    """The file of a node that fetches one: it is known before it is built."""
+    return next((Locked({}, locked.materials) for _, _, locked in locker.upstream("archive")), UNLOCKED)
 
 
-def _bootstrap(task: Task) -> Outputs:
-    """Unpack everything with its owners, then let dpkg install it all over again, and keep the sum."""
-    from kairosbuild.oci.index import Index
-    from kairosbuild.oci.merge import merge
-    from kairosbuild.sources import dpkg
-
-    names = [package["name"] for package in task.locked.data["packages"]]
-    blobs = [Blob(material.digest, material.size) for material in task.locked.materials]
-    layer, index = _unpacked(task, [task.path(blob) for blob in blobs])
-    script = task.put_bytes(dpkg.bootstrap_script(names).encode())
-    inputs = {dpkg.file_name(name): blob for name, blob in zip(names, blobs, strict=True)}
-    done = task.execute(
-        Action(
-            ("/bin/sh", "/in/install.sh"),
-            (layer,),
-            {**inputs, "install.sh": script},
-            env=dpkg.ENVIRONMENT,
-            cwd="/",
-            layer=True,
-            drop=dpkg.DROPPED,
-            platform=task.platform,
-        )
-    )
-    assert done.layer is not None
-    stack = [
-        (task.path(tar), Index.loads(task.path(rows).read_bytes()))
-        for tar, rows in ((layer, index), (done.layer.layer, done.layer.index))
-    ]
-    made = task.scratch / "base.tar"
-    with made.open("wb") as out:
-        rows = merge(stack, out, task.epoch)
-    return layer_outputs(task, made, rows)
-
-
-def _unpacked(task: Task, debs: list[Path]) -> tuple[Blob, Blob]:
-    """The layer that dpkg begins with."""
-    import tempfile
-
-    from kairosbuild.oci.layer import Slice, write_layer
-    from kairosbuild.sources import dpkg
-    from kairosbuild.sources.deb import merged_links, unpack
-
-    made = task.scratch / "unpacked.tar"
-    with tempfile.TemporaryFile(dir=task.scratch) as spool, made.open("wb") as out:
-        items = {entry.path: (entry, content) for entry, content in unpack(debs, spool)}
-        for entry, content in merged_links(task.platform.split("/")[1]):
-            items.setdefault(entry.path, (entry, content))
-        read = {}
-        for path, (entry, content) in items.items():
-            if path.startswith("usr/share/base-passwd/") and isinstance(content, Slice):
-                spool.seek(content.offset)
-                read[path] = spool.read(entry.size)
-        index = task.put_bytes(write_layer(dpkg.seed(items.values(), read), out, task.epoch))
-    return task.put_file(made), index
+def _known(locked: Locked, locker: Locker) -> Locked:
+    """With what the layers say they are, so that others know what they stand on."""
+    if not locked.materials:
+        return locked
+    files = [locker.fetch(m.uri, digest=m.digest, size=m.size) for m in locked.materials]
+    return Locked({**locked.data, "system": look_at(files).json()}, locked.materials)
 
 
 def _lock_image(image: str, locker: Locker) -> Locked:
@@ -228,23 +162,3 @@ def _without_version(reference: str) -> str:
     name = reference.partition("@")[0]
     head, colon, tag = name.rpartition(":")
     return head if colon and "/" not in tag else name
-
-
-def _flatten(task: Task, tars: list[Path]) -> Outputs:
-    """Any tars, bottom to top, as one canonical layer; each is distrusted."""
-    from kairosbuild.oci.index import Index
-    from kairosbuild.oci.merge import merge
-    from kairosbuild.oci.reader import normalise
-
-    stack = []
-    for number, tar in enumerate(tars):
-        made = task.scratch / f"layer-{number}.tar"
-        with tar.open("rb") as stream, made.open("wb") as out:
-            index = normalise(stream, out, task.epoch, scratch=task.scratch)
-        stack.append((made, index))
-    if len(stack) == 1:
-        return layer_outputs(task, *stack[0])
-    merged = task.scratch / "base.tar"
-    with merged.open("wb") as out:
-        rows = merge([(tar, Index.loads(index)) for tar, index in stack], out, task.epoch)
-    return layer_outputs(task, merged, rows)

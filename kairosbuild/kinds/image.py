@@ -15,6 +15,7 @@ from kairosbuild.boot.survey import VERSION as SURVEY_VERSION
 from kairosbuild.boot.survey import Survey, hidden_links, survey
 from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.errors import InputError, KbuildError, raise_problems
+from kairosbuild.families.table import databases
 from kairosbuild.graph.action import Action, LayerRef
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.graph.stack import load
@@ -170,10 +171,14 @@ def _within(some: Sequence[LayerRef], of: Sequence[LayerRef]) -> bool:
 def _surveyed(task: Task, ref: LayerRef) -> Survey:
     def make() -> Outputs:
         return {
-            "survey": task.put_bytes(dumps(survey(Index.loads(task.path(ref.index).read_bytes())).json()))
+            "survey": task.put_bytes(
+                dumps(survey(Index.loads(task.path(ref.index).read_bytes()), databases()).json())
+            )
         }
 
-    found = task.derive("layer-survey", SURVEY_VERSION, {"index": ref.index.digest}, make)
+    found = task.derive(
+        "layer-survey", SURVEY_VERSION, {"index": ref.index.digest, "databases": databases()}, make
+    )
     return Survey(**loads(task.path(found["survey"]).read_bytes()))
 
 

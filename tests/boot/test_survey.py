@@ -13,6 +13,8 @@ from kairosbuild.oci.entry import Entry
 from kairosbuild.oci.index import Index
 from kairosbuild.oci.layer import write_layer
 
+DATABASES = ("var/lib/dpkg/status",)
+
 
 def _entry(path: str, content: bytes | str | None) -> tuple[Entry, bytes | None]:
     if isinstance(content, str):
@@ -36,7 +38,7 @@ class Stack:
 
     @property
     def surveys(self) -> list[Survey]:
-        return [survey(index) for _, index in self.layers]
+        return [survey(index, DATABASES) for _, index in self.layers]
 
 
 def test_a_kernel_its_modules_and_the_rest_are_seen(tmp_path):

@@ -39,12 +39,16 @@ DISK = (
     *(f"kairosbuild.artifacts.{name}" for name in ("partitions", "writing")),
     *(f"kairosbuild.boot.{name}" for name in ("ext4", "fat", "gpt", "qcow2", "sparse")),
 )
+APT = (
+    "kairosbuild.families.apt",
+    *(f"kairosbuild.sources.{name}" for name in ("dpkg", "apt", "deb")),
+)
 ALSO = {
-    "base": ("kairosbuild.sources.dpkg", "kairosbuild.sources.apt", "kairosbuild.sources.deb", *STEP),
-    "packages": ("kairosbuild.sources.dpkg", "kairosbuild.sources.apt", "kairosbuild.sources.deb", *STEP),
+    "base": (*APT, "kairosbuild.families.below", *STEP),
+    "packages": (*APT, *STEP),
     "run": STEP,
     "overlay": WRITER,
-    "kernel": ("kairosbuild.sources.dpkg", "kairosbuild.sources.deb", *WRITER),
+    "kernel": ("kairosbuild.families.apt", "kairosbuild.sources.deb", *WRITER),
     "tools": ("kairosbuild.sources.deb", *WRITER),
     "image": ("kairosbuild.boot.survey", *WRITER),
     "disk": DISK,

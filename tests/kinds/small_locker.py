@@ -10,7 +10,7 @@ from small_task import SmallTask
 from kairosbuild.core.digest import Blob
 from kairosbuild.execute.sandbox import LocalExecutor
 from kairosbuild.graph.action import Action, ActionResult
-from kairosbuild.graph.node import Locked, Material
+from kairosbuild.graph.node import Locked, Material, Outputs
 from kairosbuild.kinds.tools import Tools, ToolsSpec
 from kairosbuild.sources.download import Downloader, Wanted
 from kairosbuild.sources.mirrors import Mirrors
@@ -63,8 +63,18 @@ class SmallLocker:
     def path(self, blob: Blob) -> Path:
         return self.store.cas.path(blob.digest)
 
+    @property
+    def scratch(self) -> Path:
+        return self.store.cas.tmp()
+
     def put_bytes(self, data: bytes) -> Blob:
         return self.store.cas.put_bytes(data)
+
+    def put_file(self, path: Path) -> Blob:
+        return self.store.cas.put_file(path)
+
+    def derive(self, domain: str, version: int, preimage: Any, make: Callable[[], Outputs]) -> Outputs:
+        return make()
 
     def tools(self, purpose: str) -> Blob:
         if purpose not in self._tools:

@@ -5,12 +5,14 @@ from local_archive import Archive
 from small_locker import Made
 
 from kairosbuild.core.errors import InputError, KbuildError
+from kairosbuild.families.family import System
 from kairosbuild.graph.node import Locked
 from kairosbuild.kinds.kernel import Kernel, KernelSpec
 from kairosbuild.oci.index import Index
 
 RELEASE = "6.12.9+deb13-cloud-amd64"
 IMAGE = f"linux-image-{RELEASE}"
+DEBIAN = System("apt", "debian")
 MODULES = f"usr/lib/modules/{RELEASE}"
 FILES = {
     f"boot/vmlinuz-{RELEASE}": b"MZ kernel",
@@ -21,7 +23,7 @@ FILES = {
     f"lib/modules/{RELEASE}/build": "/usr/src/linux-headers",
     f"usr/share/doc/{IMAGE}/copyright": b"GPL",
 }
-SPEC = KernelSpec(package="linux-image-cloud-amd64", suite="sid")
+SPEC = KernelSpec(package="linux-image-cloud-amd64", release="sid")
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_a_kernel(small: Archive, locker: Made) -> None:
 
 
 def test_an_older_one(small: Archive, locker: Made) -> None:
-    locked = Kernel().lock(KernelSpec(package=SPEC.package, suite="sid", version="6.12.8-1"), locker())
+    locked = Kernel().lock(KernelSpec(package=SPEC.package, release="sid", version="6.12.8-1"), locker())
     assert [package["version"] for package in locked.data["packages"]] == ["6.12.8-1"]
 
 
@@ -67,24 +69,26 @@ def test_a_release_that_splits_it(archive: Archive, locker: Made) -> None:
         archive.add(f"linux-{part}-{RELEASE}", "7-1", files=files)
     archive.publish("sid")
     made = locker()
-    locked = Kernel().lock(KernelSpec(package=IMAGE, suite="sid"), made)
+    locked = Kernel().lock(KernelSpec(package=IMAGE, release="sid"), made)
     assert [p["name"].split("-")[1] for p in locked.data["packages"]] == ["binary", "image", "modules"]
-    outputs = made.build(Kernel(), KernelSpec(package=IMAGE, suite="sid"))
+    outputs = made.build(Kernel(), KernelSpec(package=IMAGE, release="sid"))
     assert f"{MODULES}/vmlinuz" in Index.loads(made.path(outputs["index"]).read_bytes())
 
 
 def test_the_release_of_the_base(small: Archive, locker: Made) -> None:
     suite = {"mirror": "debian", "suite": "sid", "components": ["main"]}
-    upstream = {"on": [("base", None, Locked({"archives": [suite]}))]}
+    upstream = {
+        "on": [("base", None, Locked({"repositories": [suite], "packages": [], "system": DEBIAN.json()}))]
+    }
     locked = Kernel().lock(KernelSpec(package=SPEC.package, on="base"), locker(upstream=upstream))
     assert locked.data["image"] == IMAGE
 
 
 BAD = {
-    "unknown": (KernelSpec(package="linux-image-clod-amd64", suite="sid"), "package-unknown"),
-    "version": (KernelSpec(package=SPEC.package, suite="sid", version="9"), "package-unknown"),
-    "no kernel": (KernelSpec(package="kmod", suite="sid"), "kernel-package"),
-    "from nowhere": (KernelSpec(package=SPEC.package), "kernel-suite"),
+    "unknown": (KernelSpec(package="linux-image-clod-amd64", release="sid"), "package-unknown"),
+    "version": (KernelSpec(package=SPEC.package, release="sid", version="9"), "package-unknown"),
+    "no kernel": (KernelSpec(package="kmod", release="sid"), "kernel-package"),
+    "from nowhere": (KernelSpec(package=SPEC.package), "packages-release"),
 }
 
 
@@ -101,5 +105,5 @@ def test_a_package_that_is_none(archive: Archive, locker: Made, lacks: str) -> N
     archive.add(IMAGE, files={path: content for path, content in FILES.items() if not path.startswith(lacks)})
     archive.publish("sid")
     with pytest.raises(KbuildError) as error:
-        locker().build(Kernel(), KernelSpec(package=IMAGE, suite="sid"))
+        locker().build(Kernel(), KernelSpec(package=IMAGE, release="sid"))
     assert error.value.reason == "kernel-package"

@@ -14,6 +14,7 @@ from small_locker import Made, SmallLocker
 from kairosbuild.core.digest import of_bytes
 from kairosbuild.core.errors import HostError, InputError
 from kairosbuild.execute import userns
+from kairosbuild.families.below import look_at
 from kairosbuild.graph.node import Input, Locked, Material
 from kairosbuild.kinds.base import Base, BaseSpec, DebianSpec
 from kairosbuild.kinds.packages import Packages, PackagesSpec
@@ -52,6 +53,10 @@ def base(real: SmallLocker) -> Locked:
     return Base().lock(BASE, real)
 
 
+def put(locker: SmallLocker, data: bytes) -> Path:
+    return locker.path(locker.put_bytes(data))
+
+
 def on(real: SmallLocker, below: Locked, kind: str = "base") -> SmallLocker:
     """The same locker with a node below."""
     more = SmallLocker(
@@ -67,7 +72,11 @@ def test_a_base_is_locked_to_files(base: Locked) -> None:
     assert "apt" not in names and len(names) < 80
     assert [m.digest for m in base.materials] == [package["digest"] for package in base.data["packages"]]
     assert all(m.uri.startswith(("debian:pool/", "debian-security:pool/")) for m in base.materials)
-    assert [one["suite"] for one in base.data["archives"]] == ["trixie", "trixie-updates", "trixie-security"]
+    assert [one["suite"] for one in base.data["repositories"]] == [
+        "trixie",
+        "trixie-updates",
+        "trixie-security",
+    ]
 
 
 def test_only_what_is_missing(real: SmallLocker, base: Locked) -> None:
@@ -116,13 +125,13 @@ def test_what_cannot_be_resolved(real: SmallLocker, base: Locked, spec: Packages
     [
         ("run", {}, "packages-upstream"),
         ("base", {"etc/os-release": b"VERSION_CODENAME=sid\n"}, "packages-upstream"),
-        ("base", {"var/lib/dpkg/status": b"Package: a\n"}, "packages-suite"),
+        ("base", {"var/lib/dpkg/status": b"Package: a\n"}, "packages-release"),
     ],
 )
 def test_what_nothing_can_be_put_on(locker: Made, kind: str, files: dict[str, bytes], reason: str) -> None:
     layer = gzip.compress(make_tar(files))
     material = Material("oci://h.example/a@x", of_bytes(layer).digest, len(layer))
-    below = Locked({"manifest": ""}, (material,))
+    below = Locked({"manifest": "", "system": look_at([put(locker(), layer)]).json()}, (material,))
     made = locker(upstream={"on": [(kind, None, below)]}, images={material.uri: layer})
     with pytest.raises(InputError) as error:
         Packages().lock(SPEC, made)
@@ -133,7 +142,10 @@ def test_the_database_of_an_image(real: SmallLocker) -> None:
     status = b"Package: dbus\nStatus: install ok installed\nArchitecture: amd64\nVersion: 99\n\n"
     files = {"var/lib/dpkg/status": status, "usr/lib/os-release": b'VERSION_CODENAME="trixie"\n'}
     layer = real.put_bytes(gzip.compress(make_tar(files)))
-    below = Locked({"manifest": ""}, (Material("oci://h.example/a@x", layer.digest, layer.size),))
+    system = look_at([real.path(layer)]).json()
+    below = Locked(
+        {"manifest": "", "system": system}, (Material("oci://h.example/a@x", layer.digest, layer.size),)
+    )
     locked = Packages().lock(PackagesSpec(on="base", install=("dbus", "libmnl0")), on(real, below))
     names = {package["name"] for package in locked.data["packages"]}
     assert "libmnl0" in names and "libc6" in names and "dbus" not in names
