@@ -1,6 +1,7 @@
 """kbuild as a person or a CI job uses it: real processes, the real sandbox."""
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from cli_workspace import Workspace
 
 ALL = 5
+MARK = os.getpid()  # other suites may run on this machine
 
 
 def test_the_second_run_does_nothing_and_a_changed_file_rebuilds_what_it_must(workspace: Workspace) -> None:
@@ -72,7 +74,9 @@ def test_an_interruption_ends_every_child_and_leaves_nothing_half_done(
 ) -> None:
     recipe = workspace.folder / "small.yaml"
     recipe.write_text(
-        recipe.read_text().replace("echo ${word} >/out/o", "echo x >/out/o; cat /dev/zero /317 >/dev/null")
+        recipe.read_text().replace(
+            "echo ${word} >/out/o", f"echo x >/out/o; cat /dev/zero /{MARK} >/dev/null"
+        )
     )
     child = workspace.start("run", "small.yaml", "--progress=plain")
     deadline = time.monotonic() + 60
@@ -83,13 +87,13 @@ def test_an_interruption_ends_every_child_and_leaves_nothing_half_done(
     child.communicate(timeout=30)
     assert child.returncode == 130
     assert not _sleeping()
-    recipe.write_text(recipe.read_text().replace("; cat /dev/zero /317 >/dev/null", ""))
+    recipe.write_text(recipe.read_text().replace(f"; cat /dev/zero /{MARK} >/dev/null", ""))
     assert workspace.run()["failed"] == {}
     workspace.kbuild("cache", "verify")
 
 
 def _sleeping() -> bool:
-    return any(b"/dev/zero\0/317" in _words(process) for process in Path("/proc").glob("[0-9]*"))
+    return any(f"/dev/zero\0/{MARK}".encode() in _words(process) for process in Path("/proc").glob("[0-9]*"))
 
 
 def _words(process: Path) -> bytes:
