@@ -1,0 +1,159 @@
+"""Where a machine keeps what it boots from, and how that is made writable for a moment."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kairosbuild.node import gpt
+from kairosbuild.node.entries import Entries, Entry, running
+from kairosbuild.node.layers import Layers
+from kairosbuild.node.problem import Problem
+
+RUN = Path("/run/kbuild")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine as folders: the layers filesystem and the EFI partition, where they are mounted.
+
+    `device` is the layers' own block device; without one (in tests) the folders are used as they are.
+    """
+
+    disk: Path = RUN / "disk"
+    esp: Path = RUN / "esp"
+    cmdline: str = ""
+    device: str = ""
+    lock: Path = RUN / "lock"
+
+    @property
+    def layers(self) -> Layers:
+        """The layer store."""
+        return Layers(self.disk)
+
+    @property
+    def entries(self) -> Entries:
+        """The boot entries."""
+        return Entries(self.esp)
+
+    @property
+    def recovery(self) -> bool:
+        """Whether this is the recovery system, which has its layers elsewhere."""
+        return "kbuild.recovery" in self.cmdline.split()
+
+    def running(self) -> Entry | None:
+        """The entry this machine runs."""
+        return running(self.entries.all(), self.cmdline)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Have the EFI partition mounted, at least to read."""
+        if self.device and not os.path.ismount(self.esp):
+            self.esp.mkdir(parents=True, exist_ok=True)
+            run("mount", "-t", "vfat", "-o", "ro,umask=0077,nosuid,nodev,noexec", self._esp(), str(self.esp))
+        yield
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Be the only one that changes layers and entries; both are writable inside, and synced behind."""
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        with self.lock.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as problem:
+                raise Problem(
+                    "another kbuild-node is at work", reason="busy", hint="wait for it"
+                ) from problem
+            with self.reading():
+                self._remount("rw")
+                try:
+                    yield
+                finally:
+                    os.sync()
+                    self._remount("ro")
+
+    def _remount(self, mode: str) -> None:
+        if self.device:
+            for place in (self.disk, self.esp):
+                run("mount", "-o", f"remount,{mode}", str(place))
+
+    def _esp(self) -> str:
+        """The EFI partition of the disk that the layers are on, and of no other."""
+        return partition_of_type(parent(self.device), gpt.ESP)
+
+
+def here() -> Machine:
+    """The machine this runs on. Raises Problem `not-a-node`."""
+    device = mounted_from(RUN / "disk")
+    cmdline = Path("/proc/cmdline").read_text()
+    if not device:
+        raise Problem(
+            "this machine was not started from layers",
+            reason="not-a-node",
+            hint="kbuild-node works on a machine that boots an image of kbuild",
+        )
+    if "kbuild.recovery" in cmdline.split():
+        return _from_recovery(device, cmdline)
+    return Machine(cmdline=cmdline, device=device)
+
+
+def _from_recovery(device: str, cmdline: str) -> Machine:
+    """In recovery the layers filesystem is not what is booted from; it is mounted beside."""
+    disk = RUN / "layers"
+    layers = partition_of_type(parent(device), gpt.LAYERS)
+    if not os.path.ismount(disk):
+        disk.mkdir(parents=True, exist_ok=True)
+        run("mount", "-t", "ext4", "-o", "ro,nosuid,nodev", layers, str(disk))
+    return Machine(disk=disk, cmdline=cmdline, device=layers)
+
+
+def oci_platform() -> str:
+    """This machine as registries call it."""
+    return f"linux/{_ARCHITECTURES.get(platform.machine(), platform.machine())}"
+
+
+def mounted_from(place: Path) -> str:
+    """The device mounted at a place, "" when none is."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        device, where, *_ = line.split()
+        if where == str(place) and device.startswith("/dev/"):
+            return device
+    return ""
+
+
+def parent(device: str) -> str:
+    """The disk that a partition is on."""
+    node = Path("/sys/class/block", Path(device).name).resolve()
+    if not (node / "partition").exists():
+        raise Problem(f"{device} is no partition", reason="not-a-node")
+    return f"/dev/{node.parent.name}"
+
+
+def partition_of_type(disk: str, kind: str) -> str:
+    """The first partition of a type on a disk. Raises Problem `no-partition`."""
+    with Path(disk).open("rb") as file:
+        table = gpt.read(file)
+    number = next((one.number for one in table.partitions if one.type == kind), 0)
+    for node in Path("/sys/class/block", Path(disk).name).iterdir():
+        file_name = node / "partition"
+        if number and file_name.exists() and int(file_name.read_text()) == number:
+            return f"/dev/{node.name}"
+    raise Problem(f"{disk} has no partition of type {kind}", reason="no-partition")
+
+
+def run(*command: str) -> str:
+    """Run a program of the image. Raises Problem `command-failed` with what it said."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise Problem(f"{command[0]}: {problem}", reason="command-failed") from problem
+    if done.returncode:
+        raise Problem(f"{' '.join(command)}: {done.stderr.strip()}", reason="command-failed")
+    return done.stdout

@@ -1,0 +1,224 @@
+"""`kbuild-node`: the verbs of a machine. Exit codes: 0 done, 1 it failed, 2 the input is wrong, 3 the environment is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from kairosbuild.node import assess, machine, settings, upgrade
+from kairosbuild.node.entries import Entry
+from kairosbuild.node.machine import Machine
+from kairosbuild.node.offer import find
+from kairosbuild.node.problem import Problem
+from kairosbuild.node.reference import parse
+from kairosbuild.node.registry import Repository
+
+_INPUT = {"bad-reference", "bad-config", "no-fallback", "failed-before", "not-bootable", "unknown-verb"}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do what the words say; the exit code."""
+    asked = _parser().parse_args(words)
+    try:
+        return int(asked.verb(asked) or 0)
+    except Problem as problem:
+        print(f"kbuild-node: {problem}", file=sys.stderr)
+        return 2 if problem.reason in _INPUT else 3 if problem.reason.startswith("registry-") else 1
+    except OSError as problem:
+        print(f"kbuild-node: {problem}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "kbuild-node", description="What this machine runs, and what it runs next."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _status_verb(verbs)
+    _change_verbs(verbs)
+    _service_verbs(verbs)
+    return parser
+
+
+def _status_verb(verbs: Any) -> None:
+    one = verbs.add_parser(
+        "status", help="which image runs, which is next, which is fallen back to, what failed"
+    )
+    one.add_argument("--json", action="store_true", help="as a document")
+    one.add_argument("--verify", action="store_true", help="read every layer and say which are damaged")
+    one.set_defaults(verb=_status)
+
+
+def _change_verbs(verbs: Any) -> None:
+    one = verbs.add_parser("upgrade", help="make an image of a registry the one that is started next")
+    one.add_argument("reference", nargs="?", default="", help="HOST/REPOSITORY:TAG or …@sha256:…")
+    one.add_argument("--again", action="store_true", help="try an image that failed before")
+    one.add_argument("--reboot", action="store_true", help="restart into it")
+    one.set_defaults(verb=_upgrade)
+    one = verbs.add_parser("rollback", help="make the image before the one that is started next")
+    one.add_argument("--reboot", action="store_true", help="restart into it")
+    one.set_defaults(verb=_rollback)
+    one = verbs.add_parser("repair", help="fetch damaged layers of an image anew")
+    one.add_argument("reference", nargs="?", default="", help="the image; by default where it came from")
+    one.set_defaults(verb=_repair)
+
+
+def _service_verbs(verbs: Any) -> None:
+    verbs.add_parser("begin", help="(the image's own services) at the start of the machine").set_defaults(
+        verb=_begin
+    )
+    verbs.add_parser("health", help="(the image's own services) check, and keep the image").set_defaults(
+        verb=_health
+    )
+
+
+# -- verbs ---------------------------------------------------------------------------------------
+
+
+def _status(asked: argparse.Namespace) -> None:
+    here = machine.here()
+    with here.reading():
+        document = status(here, verify=asked.verify)
+    print(json.dumps(document, indent=1) if asked.json else _told(document))
+
+
+def _upgrade(asked: argparse.Namespace) -> None:
+    here, declared = machine.here(), settings.load()
+    reference = parse(asked.reference or declared.upgrade or _reference_of(here))
+    repository = Repository(reference, settings.access(declared))
+    offer = find(reference, repository, machine.oci_platform(), _trust(declared))
+    done = upgrade.upgrade(here, offer, repository, tries=assess.TRIES, again=asked.again, say=_say)
+    new = "is entered" if done.new else "was there"
+    _say(
+        f"{done.entry.kernel.title} {new} as {done.entry.label}; {done.fetched} of {done.whole} bytes fetched"
+    )
+    _restart(asked.reboot)
+
+
+def _rollback(asked: argparse.Namespace) -> None:
+    entry = assess.rollback(machine.here())
+    _say(f"{entry.kernel.title} is started next, as {entry.label}")
+    _restart(asked.reboot)
+
+
+def _repair(asked: argparse.Namespace) -> None:
+    here, declared = machine.here(), settings.load()
+    reference = parse(asked.reference or _reference_of(here) or declared.upgrade)
+    repository = Repository(reference, settings.access(declared))
+    offer = find(reference, repository, machine.oci_platform(), _trust(declared))
+    repaired = upgrade.repair(here, offer, repository, say=_say)
+    _say(f"{len(repaired)} layers fetched anew" if repaired else "every layer is intact")
+
+
+def _begin(asked: argparse.Namespace) -> None:
+    from kairosbuild.node import grow
+
+    if gained := grow.grow():
+        _say(f"the persistent partition has grown by {gained >> 20} MiB")
+    for failure in assess.begin(machine.here()):
+        _say(f"{failure.entry} ({failure.reference or failure.image}) failed: {failure.why}")
+
+
+def _health(asked: argparse.Namespace) -> int:
+    from kairosbuild.node import health
+
+    here = machine.here()
+    complaint = health.wait(settings.load().health)
+    if not complaint:
+        gone = assess.bless(here)
+        _say("healthy" + (f"; {len(gone)} layers of older images removed" if gone else ""))
+        return 0
+    _say(f"not healthy: {complaint}")
+    if assess.complain(here, complaint):
+        _restart(True)
+    return 1
+
+
+# -- status --------------------------------------------------------------------------------------
+
+
+def status(here: Machine, *, verify: bool = False) -> dict[str, Any]:
+    """Everything known, as a document."""
+    found = assess.report(here)
+    roles = {
+        "running": found.running,
+        "next": found.next,
+        "fallback": found.fallback,
+        "recovery": found.recovery,
+    }
+    return {
+        **{role: _described(here, found.state, entry, verify) for role, entry in roles.items()},
+        "failed": [
+            {
+                "image": one.image,
+                "entry": one.entry,
+                "reference": one.reference,
+                "manifest": one.manifest,
+                "why": one.why,
+            }
+            for one in found.state.failures
+        ],
+        "trying": found.state.trying,
+        "free": here.layers.room(),
+    }
+
+
+def _described(here: Machine, remembered: Any, entry: Entry | None, verify: bool) -> dict[str, Any] | None:
+    if entry is None:
+        return None
+    origin = remembered.origins.get(entry.label)
+    checked = here.layers.damaged(entry.kernel.layers) if verify and not entry.kernel.recovery else []
+    return {
+        "entry": entry.label,
+        "title": entry.kernel.title,
+        "image": entry.kernel.image,
+        "manifest": origin.manifest if origin else "",
+        "reference": origin.reference if origin else "",
+        "blessed": bool(origin and origin.blessed),
+        "tries": entry.left,
+        "layers": [one.root_hash for one in entry.kernel.layers],
+        **({"damaged": [one.root_hash for one in checked]} if verify else {}),
+    }
+
+
+def _told(document: dict[str, Any]) -> str:
+    lines = []
+    for role in ("running", "next", "fallback", "recovery"):
+        if one := document[role]:
+            state = "kept" if one["blessed"] else "on trial" if role != "recovery" else "always"
+            where = one["reference"] or one["image"] or "from the disk's maker"
+            lines.append(f"{role:9} {one['entry']:12} {one['title']}, {where}, {state}")
+            lines += [f"{'':9} layer {name} is damaged" for name in one.get("damaged", ())]
+    lines += [
+        f"{'failed':9} {one['entry']:12} {one['reference'] or one['image']}: {one['why']}"
+        for one in document["failed"]
+    ]
+    return "\n".join(lines)
+
+
+def _reference_of(here: Machine) -> str:
+    """Where the running image, or else the next one, came from."""
+    with here.reading():
+        found = assess.report(here)
+    for entry in (found.running, found.next):
+        if entry and (origin := found.state.origins.get(entry.label)) and origin.reference:
+            return origin.reference
+    return ""
+
+
+def _trust(declared: settings.Settings) -> Any:
+    from kairosbuild.node.trust import verifier
+
+    return verifier(declared.keys)
+
+
+def _restart(wanted: bool) -> None:
+    if wanted:
+        machine.run("reboot")
+
+
+def _say(text: str) -> None:
+    print(f"kbuild-node: {text}", flush=True)
