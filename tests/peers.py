@@ -24,9 +24,10 @@ PACKAGE = {"mkfs.erofs": "erofs-utils", "qemu-system-x86_64": "qemu-system-x86"}
 PLACES = ("usr/bin", "usr/sbin", "bin", "sbin")
 
 
-def peer(name: str, package: str = "") -> str:
-    """The path of a program. Without it the test is skipped, and failed under CI."""
-    return find(name, package) or _absent(name)
+def peer(name: str, package: str = "", suite: str = "") -> str:
+    """The path of a program, of this Debian suite if one is said. Without it the test is skipped, and failed under CI."""
+    found = _unpacked(name, package or name, suite) if suite else find(name, package)
+    return found or _absent(name)
 
 
 def pinned(name: str, package: str = "") -> str:
@@ -55,8 +56,8 @@ def _present(name: str, package: str) -> str | None:
     return shutil.which(name, path=path) or _cached(name, package)
 
 
-def _cached(name: str, package: str) -> str | None:
-    places = (CACHE / package / place / name for place in PLACES)
+def _cached(name: str, package: str, suite: str = "") -> str | None:
+    places = (CACHE / suite / package / place / name for place in PLACES)
     return next((str(place) for place in places if os.access(place, os.X_OK) and _links(place)), None)
 
 
@@ -83,19 +84,19 @@ def _offered(package: str) -> bool:
     return "Candidate:" in shown and "Candidate: (none)" not in shown
 
 
-def _unpacked(name: str, package: str) -> str | None:
+def _unpacked(name: str, package: str, suite: str = "") -> str | None:
     from kairosbuild.core.errors import KbuildError
 
     with _locked():
-        if not _cached(name, package):
+        if not _cached(name, package, suite):
             try:
-                _unpack(package, CACHE / package)
+                _unpack(package, CACHE / suite / package, suite or SUITE)
             except (KbuildError, KeyError) as problem:
                 print(f"{package}: {problem}")
-    return _cached(name, package)
+    return _cached(name, package, suite)
 
 
-def _unpack(package: str, into: Path) -> None:
+def _unpack(package: str, into: Path, suite: str) -> None:
     from kairosbuild.sources.deb import members
     from kairosbuild.sources.download import Downloader, Wanted
     from kairosbuild.sources.mirrors import find as find_mirrors
@@ -109,7 +110,7 @@ def _unpack(package: str, into: Path) -> None:
             wanted = Wanted(f"debian:{uri}", digest, size)
             return cas.path(loader.get([wanted])[wanted.uri].digest)
 
-        row = _row(get, package)
+        row = _row(get, package, suite)
         deb = get(row["Filename"], f"sha256:{row['SHA256']}", int(row["Size"]))
         tree = Path(folder) / "tree"
         for entry, content in members(deb):
@@ -122,14 +123,15 @@ def _unpack(package: str, into: Path) -> None:
             elif entry.type == "symlink":
                 place.symlink_to(entry.target)
         shutil.rmtree(into, ignore_errors=True)
+        into.parent.mkdir(parents=True, exist_ok=True)
         tree.rename(into)
 
 
-def _row(get, package: str) -> Mapping[str, str]:  # type: ignore[no-untyped-def]
+def _row(get, package: str, suite: str) -> Mapping[str, str]:  # type: ignore[no-untyped-def]
     """The stanza of a package in the index that the signed release names."""
     from kairosbuild.sources.openpgp import signed_text
 
-    base = f"dists/{SUITE}"
+    base = f"dists/{suite}"
     release = signed_text(get(f"{base}/InRelease").read_bytes(), "InRelease").decode()
     machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
     index = f"main/binary-{machine}/Packages.xz"
@@ -139,7 +141,7 @@ def _row(get, package: str) -> Mapping[str, str]:  # type: ignore[no-untyped-def
     for stanza in lzma.decompress(packages.read_bytes()).decode().split("\n\n"):
         if stanza.startswith(f"Package: {package}\n"):
             return dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", stanza, re.MULTILINE))
-    raise KeyError(f"{SUITE} has no package {package}")
+    raise KeyError(f"{suite} has no package {package}")
 
 
 @contextmanager

@@ -57,6 +57,14 @@ EVENTS = flag("--events", help="write every event to FILE as JSON lines", metava
 TRACE = flag("--trace", help="write a Chrome trace (chrome://tracing, Perfetto) to FILE", metavar="FILE")
 PLAIN_HTTP = flag("--plain-http", help="talk HTTP to a registry that is not on loopback", action="store_true")
 
+REFERENCE = flag("reference", help="a registry reference, or oci:DIR:TAG for a layout on disk", metavar="REF")
+KEY = flag(
+    "--key",
+    help="a key: a file (PEM, cosign's), env://NAME, or pkcs11:token=…;object=…",
+    required=True,
+    metavar="KEY",
+)
+
 INPUT = (RECIPE, SET, CACHE, LOCKED, OFFLINE, MIRROR)
 BUILDING = (JOBS, KEEP_GOING, PROGRESS, EVENTS, TRACE)
 
@@ -166,9 +174,7 @@ VERBS = (
         "pull",
         "get a published artifact back, verified",
         (
-            flag(
-                "reference", help="a registry reference, or oci:DIR:TAG for a layout on disk", metavar="REF"
-            ),
+            REFERENCE,
             flag(
                 "-o", "--output", help="the folder to put it in (default: here)", default=".", metavar="DIR"
             ),
@@ -177,6 +183,41 @@ VERBS = (
             JSON,
         ),
         ("kbuild pull oci:dist/debian:latest-disk -o /tmp",),
+    ),
+    Verb(
+        "sign",
+        "sign what a reference names, so that cosign and kbuild can verify it",
+        (REFERENCE, KEY, PLAIN_HTTP, JSON),
+        (
+            "kbuild sign localhost:5000/os/debian:latest --key cosign.key",
+            "kbuild sign localhost:5000/os/debian:latest --key 'pkcs11:token=ci;object=release'",
+        ),
+    ),
+    Verb(
+        "verify-signature",
+        "check that a key signed what a reference names; signatures by cosign count too",
+        (REFERENCE, KEY, PLAIN_HTTP, JSON),
+        ("kbuild verify-signature localhost:5000/os/debian:latest --key cosign.pub",),
+    ),
+    Verb(
+        "attest",
+        "say something about what a reference names, signed (an in-toto attestation)",
+        (
+            REFERENCE,
+            KEY,
+            flag(
+                "--type",
+                help="the predicate's type: a URI, or slsaprovenance1, spdxjson, cyclonedx, test-result",
+                required=True,
+            ),
+            flag("--predicate", help="the predicate, a JSON file", required=True, metavar="FILE"),
+            PLAIN_HTTP,
+            JSON,
+        ),
+        (
+            "kbuild attest localhost:5000/os/debian:latest --key cosign.key \\\n"
+            "      --type https://example.com/review/v1 --predicate review.json",
+        ),
     ),
     Verb(
         "boot",

@@ -86,6 +86,12 @@ def artifact_package(item: Item, cas: Cas, subject: Manifest | None) -> Package:
     return _package(item.name, manifest, {of_bytes(b"{}"): b"{}"}, [_blob(file) for file in files], cas)
 
 
+def small_package(name: str, manifest: Mapping[str, Any], blobs: Mapping[Blob, bytes]) -> Package:
+    """A manifest whose blobs are at hand."""
+    sources = {blob: _bytes(data) for blob, data in blobs.items()}
+    return Package(name, Manifest(MANIFEST, canonical.dumps(manifest)), sources)
+
+
 def _package(
     name: str, manifest: Mapping[str, Any], small: Mapping[Blob, bytes], stored: list[Blob], cas: Cas
 ) -> Package:

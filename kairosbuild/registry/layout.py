@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,19 @@ from typing import Any, BinaryIO
 from kairosbuild.core.atomic import replacing, write_bytes
 from kairosbuild.core.digest import CHUNK, Blob, is_digest, of_bytes
 from kairosbuild.core.errors import HostError
-from kairosbuild.registry.manifests import is_index, media_type_of, read_image, read_index
-from kairosbuild.registry.target import INDEX, LARGEST_MANIFEST, Manifest, OpenStream, Progress, silent
+from kairosbuild.registry.manifests import is_index, media_type_of, read_image, read_index, subject_of
+from kairosbuild.registry.target import (
+    INDEX,
+    LARGEST_MANIFEST,
+    Descriptor,
+    Manifest,
+    OpenStream,
+    Progress,
+    silent,
+)
 
 REF_NAME = "org.opencontainers.image.ref.name"
+_ABOUT = re.compile(r"sha256-([0-9a-f]{64})(?:\..*)?")
 _VERSION = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -68,28 +78,43 @@ class LayoutTarget:
         if is_digest(version):
             return self._read(version)
         tags = self._tagged()
-        if not version and len(set(tags.values())) == 1:
-            version = next(iter(tags))
+        plain = {tag: digest for tag, digest in tags.items() if not _spoken_of(tag)}
+        if not version and len(set(plain.values())) == 1:
+            version = next(iter(plain))
         if version not in tags:
-            hint = "it has " + ", ".join(sorted(tags)) if tags else ""
+            hint = "it has " + ", ".join(sorted(plain)) if plain else ""
             what = f"{self.name} has no {version or 'single image'}"
             raise HostError(what, reason="registry-not-found", hint=hint)
         return self._read(tags[version])
 
-    def put_manifest(self, manifest: Manifest) -> None:
-        """A manifest is a blob here."""
+    def put_manifest(self, manifest: Manifest) -> bool:
+        """A manifest is a blob here; one with a subject is listed in `index.json`, where readers look for it."""
         write_bytes(self._path(manifest.blob.digest), manifest.data)
+        if not subject_of(manifest):
+            return False
+        entries = self._entries()
+        if all(entry["digest"] != manifest.blob.digest for entry in entries):
+            self._write([*entries, manifest.descriptor()])
+        return True
+
+    def referrers(self, digest: str) -> tuple[Descriptor, ...]:
+        """Those in `index.json` that name it as their subject, each once."""
+        found: dict[str, Descriptor] = {}
+        for manifest in map(self._read, dict.fromkeys(entry["digest"] for entry in self._entries())):
+            if not is_index(manifest) and subject_of(manifest) == digest:
+                image = read_image(manifest, self.name)
+                found[image.digest] = Descriptor(manifest.media_type, manifest.blob, {}, image.artifact_type)
+        return tuple(found.values())
 
     def tag(self, tags: Mapping[str, Manifest]) -> None:
         """One rename of `index.json` sets them all; then goes what only the replaced ones needed."""
         entries = self._entries()
-        replaced = [e for e in entries if _tag(e) in tags]
-        kept = [e for e in entries if _tag(e) not in tags]
         new = [{**tags[name].descriptor(), "annotations": {REF_NAME: name}} for name in sorted(tags)]
-        document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*kept, *new]}
-        write_bytes(self.folder / "oci-layout", _VERSION)
-        write_bytes(self.folder / "index.json", json.dumps(document, sort_keys=True).encode())
-        self._drop(replaced, [*kept, *new])
+        every = [entry for entry in entries if _tag(entry) not in tags] + new
+        named = [entry for entry in every if _tag(entry) and not _spoken_of(_tag(entry))]
+        left = named + self._about(named, [entry for entry in every if entry not in named])
+        self._write(left)
+        self._drop([entry for entry in entries if entry not in left], left)
 
     def tags(self) -> tuple[str, ...]:
         """Every name in `index.json`."""
@@ -142,6 +167,27 @@ class LayoutTarget:
             pass
         raise HostError(f"{file} is no index of an OCI layout", reason="bad-layout", hint="remove the folder")
 
+    def _write(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": list(entries)}
+        write_bytes(self.folder / "oci-layout", _VERSION)
+        write_bytes(self.folder / "index.json", json.dumps(document, sort_keys=True).encode())
+
+    def _about(
+        self, named: Iterable[Mapping[str, Any]], others: Iterable[Mapping[str, Any]]
+    ) -> list[Mapping[str, Any]]:
+        """Of these entries, the ones that say something of what is there to stay, and theirs in turn."""
+        alive = {entry["digest"] for entry in named}
+        waiting = [entry for entry in others if entry["digest"] not in alive]
+        found: list[Mapping[str, Any]] = []
+        while fresh := [entry for entry in waiting if self._subject(entry) in alive]:
+            alive |= {entry["digest"] for entry in fresh}
+            waiting = [entry for entry in waiting if entry not in fresh]
+            found += fresh
+        return found
+
+    def _subject(self, entry: Mapping[str, Any]) -> str:
+        return _spoken_of(_tag(entry)) or subject_of(self._read(entry["digest"]))
+
     def _tagged(self) -> dict[str, str]:
         return {tag: entry["digest"] for entry in self._entries() if (tag := _tag(entry))}
 
@@ -179,6 +225,12 @@ class LayoutTarget:
 
 def _tag(entry: Mapping[str, Any]) -> str:
     return str((entry.get("annotations") or {}).get(REF_NAME, ""))
+
+
+def _spoken_of(tag: str) -> str:
+    """The digest that such a tag (`sha256-HEX.sig`) says something about, "" for any other tag."""
+    match = _ABOUT.fullmatch(tag)
+    return f"sha256:{match[1]}" if match else ""
 
 
 def _copy(source: BinaryIO, out: BinaryIO, progress: Progress) -> Blob:

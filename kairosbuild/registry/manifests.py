@@ -74,6 +74,12 @@ def read_image(manifest: Manifest, where: str) -> Image:
     )
 
 
+def subject_of(manifest: Manifest) -> str:
+    """The digest of what a manifest is about, "" when it is about nothing."""
+    subject = _load(manifest).get("subject")
+    return _descriptor(subject, manifest.blob.digest).blob.digest if subject else ""
+
+
 def is_index(manifest: Manifest) -> bool:
     """Whether it lists manifests rather than blobs."""
     return media_type_of(manifest) in {INDEX, DOCKER_INDEX}
@@ -89,6 +95,14 @@ def media_type_of(manifest: Manifest) -> str:
 def read_index(manifest: Manifest, where: str) -> tuple[Descriptor, ...]:
     """The manifests that an index lists."""
     return tuple(_descriptor(entry, where) for entry in _entries(_load(manifest), where))
+
+
+def index_rows(manifest: Manifest, where: str) -> tuple[dict[str, Any], ...]:
+    """The same as they are written there, each checked."""
+    rows = _entries(_load(manifest), where)
+    for row in rows:
+        _descriptor(row, where)
+    return tuple(rows)
 
 
 def _choose(index: Mapping[str, Any], platform: str, where: str) -> str:
@@ -137,7 +151,8 @@ def _descriptor(value: object, where: str) -> Descriptor:
     if not isinstance(annotations, dict):
         raise _bad(where, "annotations are no object")
     texts = {str(key): str(text) for key, text in annotations.items()}
-    return Descriptor(str(value.get("mediaType") or ""), Blob(str(digest), size), texts)
+    artifact_type = str(value.get("artifactType") or "")
+    return Descriptor(str(value.get("mediaType") or ""), Blob(str(digest), size), texts, artifact_type)
 
 
 def _bad(where: str, why: str) -> HostError:

@@ -14,10 +14,13 @@ from kairosbuild.core.atomic import replacing
 from kairosbuild.core.digest import CHUNK, Blob, is_digest
 from kairosbuild.core.errors import HostError
 from kairosbuild.registry.client import Access, Client, Response, read_all, read_chunks
+from kairosbuild.registry.manifests import read_index
 from kairosbuild.registry.reference import Reference
 from kairosbuild.registry.target import (
+    INDEX,
     LARGEST_MANIFEST,
     MANIFEST_TYPES,
+    Descriptor,
     Manifest,
     OpenStream,
     Progress,
@@ -140,9 +143,22 @@ class RemoteTarget:
         manifest: Manifest = self._client.retry(get)
         return manifest
 
-    def put_manifest(self, manifest: Manifest) -> None:
-        """PUT under its digest."""
-        self._put_manifest(manifest, manifest.blob.digest)
+    def put_manifest(self, manifest: Manifest) -> bool:
+        """PUT under its digest; a registry that keeps referrers says so (distribution-spec, Pushing Manifests)."""
+        return self._put_manifest(manifest, manifest.blob.digest)
+
+    def referrers(self, digest: str) -> tuple[Descriptor, ...] | None:
+        """Every page of the referrers API; 404 means that there is none."""
+        url = self._client.url(self.reference, f"referrers/{digest}")
+        found: list[Descriptor] = []
+        for _ in range(_MOST_TAG_PAGES):
+            page, url = self._client.retry(partial(self._referrers_page, url))
+            if page is None:
+                return None
+            found += page
+            if not url:
+                break
+        return tuple(found)
 
     def tag(self, tags: Mapping[str, Manifest]) -> None:
         """PUT under each tag, one right after the other, since a registry has no transaction."""
@@ -164,8 +180,8 @@ class RemoteTarget:
                 break
         return tuple(sorted(found))
 
-    def _put_manifest(self, manifest: Manifest, version: str) -> None:
-        def put() -> None:
+    def _put_manifest(self, manifest: Manifest, version: str) -> bool:
+        def put() -> bool:
             with self._client.request(
                 "PUT",
                 self._manifest_url(version),
@@ -175,8 +191,18 @@ class RemoteTarget:
                 body=lambda: manifest.data,
             ) as reply:
                 self._check_echo(reply, manifest.blob.digest)
+                return "OCI-Subject" in reply.headers
 
-        self._client.retry(put)
+        return bool(self._client.retry(put))
+
+    def _referrers_page(self, url: str) -> tuple[tuple[Descriptor, ...] | None, str]:
+        with self._client.request("GET", url, access=self._pull, ok=(200, 404)) as reply:
+            data = read_all(reply, LARGEST_MANIFEST)
+            if reply.status_code == 404:
+                return None, ""
+            following = reply.links.get("next", {}).get("url")
+            page = read_index(Manifest(INDEX, data), f"{self.name}: the referrers")
+            return page, self._client.follow(url, following) if following else ""
 
     def _tags_page(self, url: str) -> tuple[list[str], str]:
         with self._client.request("GET", url, access=self._pull, ok=(200, 404)) as reply:

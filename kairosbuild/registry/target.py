@@ -54,6 +54,7 @@ class Descriptor:
     media_type: str
     blob: Blob
     annotations: Mapping[str, str] = field(default_factory=dict)
+    artifact_type: str = ""
 
 
 class Target(Protocol):
@@ -85,8 +86,14 @@ class Target(Protocol):
         Raises HostError `registry-not-found`.
         """
 
-    def put_manifest(self, manifest: Manifest) -> None:
-        """Store a manifest under its digest; everything it names must be there already."""
+    def put_manifest(self, manifest: Manifest) -> bool:
+        """Store a manifest under its digest; everything it names must be there already.
+
+        True when the target lists it among the referrers of its `subject` by itself.
+        """
+
+    def referrers(self, digest: str) -> tuple[Descriptor, ...] | None:
+        """The manifests whose `subject` this is, None where the registry has no such question."""
 
     def tag(self, tags: Mapping[str, Manifest]) -> None:
         """Point every one of these tags at a manifest already stored."""

@@ -1,0 +1,1 @@
+"""What a published digest is made of, who says so, and whether that is good enough."""
