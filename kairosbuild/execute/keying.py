@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.execute.nodes import TOOLS, Node, Work
 from kairosbuild.execute.snapshot import Hasher, Snapshot, take
 from kairosbuild.graph.keys import names_matter, preimage
-from kairosbuild.graph.node import Input, Outputs
+from kairosbuild.graph.node import Input, Outputs, Reads
 
 
 def document(work: Work, node: Node) -> dict[str, Any]:
@@ -53,4 +54,17 @@ def outputs(work: Work, name: str) -> Outputs:
 def snapshots(root: str, node: Node, hasher: Hasher) -> dict[str, Snapshot]:
     """The node's sources by role, as they are now. InputErrors as of `snapshot.take`."""
     declaration = node.declaration
-    return {role: take(root, path, hasher, declaration.origin) for role, path in declaration.sources.items()}
+    found = {}
+    for role, path in declaration.sources.items():
+        found[role] = take(root, path, hasher, declaration.origin, _reads(root, node, role))
+    return found
+
+
+def _reads(root: str, node: Node, role: str) -> Reads | None:
+    """What of a source counts, if the kind says so."""
+    ask = getattr(node.kind, "reads", None)
+    if ask is None:
+        return None
+    sources = {name: Path(root, path) for name, path in node.declaration.sources.items()}
+    answer: Reads | None = ask(node.spec, role, sources)
+    return answer

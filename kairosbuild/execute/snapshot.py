@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError, Origin
-from kairosbuild.graph.node import SourceFile
+from kairosbuild.graph.node import Reads, SourceFile
 
 Identity = tuple[int, int, int, int, int, int]
 Hasher = Callable[[str], Blob]
@@ -61,8 +61,10 @@ def young(seen: Identity, now: int) -> bool:
     return newest > now - (2_000_000_000 if newest % 1_000_000_000 == 0 else 20_000_000)
 
 
-def take(root: str, source: str, hasher: Hasher, origin: Origin | None = None) -> Snapshot:
-    """Look at a source, a file or a folder of the workspace `root`, and hash what is in it.
+def take(
+    root: str, source: str, hasher: Hasher, origin: Origin | None = None, reads: Reads | None = None
+) -> Snapshot:
+    """Look at a source, a file or a folder of the workspace `root`, and hash what is in it (and is read of it).
 
     InputErrors: `source-missing`, `source-outside` (it leads out of the workspace by a link),
     `source-special` (a socket, device or pipe), `source-name` (a name that is no UTF-8).
@@ -83,12 +85,19 @@ def take(root: str, source: str, hasher: Hasher, origin: Origin | None = None) -
     seen = [(base, found)] if base == top else [(base, found), *_links(root, source)]
     files: list[SourceFile] = []
     if stat.S_ISDIR(found[5]):
-        for logical, path, one in _walk(base, "", origin):
+        for logical, path, one in _walk(base, "", origin, reads.keep if reads else _all):
             seen.append((path, one))
             files.append(_file(logical, path, one, hasher, origin))
     else:
         files.append(_file("", base, found, hasher, origin))
+    for path in reads.asked if reads else ():
+        if asked := identity(path):
+            seen.append((path, asked))
     return Snapshot(base, tuple(sorted(files, key=_logical)), tuple(seen), taken)
+
+
+def _all(logical: str, folder: bool) -> bool:
+    return True
 
 
 def _logical(file: SourceFile) -> str:
@@ -116,7 +125,9 @@ def _links(root: str, source: str) -> Iterator[tuple[str, Identity]]:
             yield path, found
 
 
-def _walk(folder: str, prefix: str, origin: Origin | None) -> Iterator[tuple[str, str, Identity]]:
+def _walk(
+    folder: str, prefix: str, origin: Origin | None, keep: Callable[[str, bool], bool]
+) -> Iterator[tuple[str, str, Identity]]:
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             logical = prefix + entry.name
@@ -124,9 +135,12 @@ def _walk(folder: str, prefix: str, origin: Origin | None) -> Iterator[tuple[str
             found = identity(entry.path)
             if found is None:
                 continue  # removed while we looked; the folder's own identity tells
+            folder_too = stat.S_ISDIR(found[5])
+            if not keep(logical, folder_too):
+                continue
             yield logical, entry.path, found
-            if stat.S_ISDIR(found[5]):
-                yield from _walk(entry.path, logical + "/", origin)
+            if folder_too:
+                yield from _walk(entry.path, logical + "/", origin, keep)
 
 
 def _file(logical: str, path: str, found: Identity, hasher: Hasher, origin: Origin | None) -> SourceFile:

@@ -76,6 +76,19 @@ class SourceFile:
     target: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What of a source folder counts. A kind says so by a method `reads(spec, role, sources)`, which gets the
+    place of every source by its role and returns one of these, or None where all of it counts.
+
+    `keep` is asked for each logical path and whether it is a folder, which is not entered without it;
+    `asked` are the files that decided it: a change of one is a reason to look again, and not in the key.
+    """
+
+    keep: Callable[[str, bool], bool]
+    asked: tuple[str, ...] = ()
+
+
 class Task(Protocol):
     """What a kind may use while it builds one node. Nothing here reaches the network."""
 

@@ -52,6 +52,9 @@ depmod -b /tmp -o /out "$version"
 cd "/out/lib/modules/$version"
 for name; do [ -e "$name" ] || : > "$name"; done
 """
+_WHOLE = ("base", "dockerfile")
+"""Kinds that yield several layers, and whose stack is theirs down to what other nodes brought before."""
+
 _STAMP = (
     b"# Everything that follows an update of /usr was settled when the image was built.\nTIMESTAMP_NSEC=%d\n"
 )
@@ -105,7 +108,7 @@ class Image:
         for number, layer in enumerate(layers):
             if layer in layers[:number]:
                 yield "layers", f"{layer!r} stands there twice", "name each layer once"
-            if (one := declarations.get(layer)) is None:
+            if (one := declarations.get(layer)) is None or one.kind in _WHOLE:
                 continue
             for below in one.refs.get("on", ()):
                 if below not in layers[:number]:
@@ -135,7 +138,7 @@ class Image:
                 {"name": one.name, "layer": one.ref.layer.json(), "index": one.ref.index.json()}
                 for one in layers
             ],
-            "config": _config(spec.config),
+            "config": _joined(_inherited(task), _config(spec.config)),
         }
         return {"image": task.put_bytes(dumps(document))}
 
@@ -147,9 +150,10 @@ def _stacked(task: Task) -> list[_Layer]:
     for one in task.inputs["layers"]:
         stack = load(task.path(one.outputs["stack"]).read_bytes())
         below = stack[:-1]
-        if one.kind == "base":  # what came as several layers belongs to one node
-            found += [_Layer(one.name, ref, _surveyed(task, ref)) for ref in below]
-        elif not _within(below, [layer.ref for layer in found]):
+        if one.kind in _WHOLE:
+            there = {layer.ref for layer in found}
+            found += [_Layer(one.name, ref, _surveyed(task, ref)) for ref in below if ref not in there]
+        if not _within(below, [layer.ref for layer in found]):
             problems.append(
                 InputError(
                     f"{task.name}: {one.name!r} was built on layers that are not all below it, in that order",
@@ -300,6 +304,26 @@ def _layer_of(task: Task, files: Outputs) -> _Layer:
     made = task.derive("settle-layer", 1, preimage, make)
     ref = LayerRef(made["layer"], made["index"])
     return _Layer("settle", ref, _surveyed(task, ref))
+
+
+def _inherited(task: Task) -> dict[str, Any]:
+    """What a Dockerfile among the inputs says of the container; the topmost one counts."""
+    found: dict[str, Any] = {}
+    for one in task.inputs["layers"]:
+        if "config" in one.outputs:
+            found = loads(task.path(one.outputs["config"]).read_bytes())
+    return found
+
+
+def _joined(below: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The image's own word over what it inherits; of variables and labels each by its name."""
+    found = {**below, **own}
+    if "Env" in below and "Env" in own:
+        named = {pair.partition("=")[0]: pair for pair in (*below["Env"], *own["Env"])}
+        found["Env"] = [named[name] for name in sorted(named)]
+    if "Labels" in below and "Labels" in own:
+        found["Labels"] = {**below["Labels"], **own["Labels"]}
+    return found
 
 
 def _config(config: ImageConfig) -> dict[str, Any]:

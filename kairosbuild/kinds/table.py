@@ -15,6 +15,7 @@ _PLACES = {
     "base": "base.Base",
     "boot-test": "boot_test.BootTest",
     "disk": "disk.Disk",
+    "dockerfile": "dockerfile.Dockerfile",
     "fetch": "fetch.Fetch",
     "image": "image.Image",
     "kernel": "kernel.Kernel",

@@ -27,6 +27,7 @@ PURPOSES: dict[str, tuple[str, ...]] = {
     "boot": ("systemd-boot-efi", "busybox-static", "dmsetup"),
     "qemu": (*SHELL, "qemu-system-x86", "ovmf"),
     "apt": (*SHELL, "apt", "dpkg"),
+    "buildah": (*SHELL, "buildah", "netavark", "util-linux", "mount"),
     "sandbox": (*SHELL, "bubblewrap", "uidmap", "util-linux"),
 }  # fmt: skip
 """What is in the tree of each purpose, before dependencies."""

@@ -52,6 +52,12 @@ ALSO = {
     "tools": ("kairosbuild.sources.deb", *WRITER),
     "image": ("kairosbuild.boot.survey", *WRITER),
     "disk": DISK,
+    "dockerfile": (
+        "kairosbuild.sources.containerfile",
+        "kinds/dockerfile.sh",
+        "kairosbuild.oci.reader",
+        *WRITER,
+    ),
     "boot-test": ("kairosbuild.boot.qemu", "boot/qemu.sh"),
 }
 """What besides its own module decides the bytes a kind yields: code that is the kind's in all but place."""
