@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import cast
@@ -17,11 +17,17 @@ class Inputs:
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = tuple(paths)
+        self._included: tuple[str, ...] = ()
         self._before: dict[str, tuple[list[int] | None, str]] = {}
 
     def look(self) -> None:
         """Call before the files are read."""
         self._before = {path: _state(path) for path in self._paths}
+
+    def included(self, files: Iterable[tuple[str, str]]) -> None:
+        """These files were read too: each path, and the sha256 of what was read."""
+        self._included = tuple(path for path, _ in files)
+        self._before |= {path: (found(path), digest) for path, digest in files}
 
     def wrote(self, path: str) -> None:
         """We wrote this one ourselves, since."""
@@ -35,6 +41,10 @@ class Inputs:
         is read again the next time.
         """
         return [(path, self._vouched(path)) for path in self._paths]
+
+    def includes(self) -> list[tuple[str, list[int] | None]]:
+        """The same of the included files, which only the recipe knows."""
+        return [(path, self._vouched(path)) for path in self._included]
 
     def _vouched(self, path: str) -> list[int] | None:
         now = time.time_ns()

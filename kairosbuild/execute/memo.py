@@ -5,7 +5,7 @@ costs time, and nothing in it is believed that a `stat` does not bear out. Lines
 checksum:
 
     1  sha256 of the rest
-    2  head: what was read to make the graph (recipe, settings, lock file, our own code), as identities
+    2  head: what was read to make the graph (recipe, includes, settings, lock, our own code), as identities
     3  checks: every path of every source with its identity, every output with its size
     4  graph: names in build order, what each needs
     5… one line a node: declaration, lock, sources, result
@@ -25,7 +25,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 Identity = Sequence[int]
 
 
@@ -42,7 +42,9 @@ class Memory:
     def current(self, paths: Sequence[str]) -> bool:
         """Whether the graph was made from these files (recipe, lock, settings), and they are as they were."""
         before: list[list[Any]] = self.head["inputs"]
-        return [path for path, _ in before] == list(paths) and all(found(path) == was for path, was in before)
+        if [path for path, _ in before] != list(paths):
+            return False
+        return all(found(path) == was for path, was in (*before, *self.head["includes"]))
 
     @cached_property
     def same_code(self) -> bool:

@@ -133,7 +133,9 @@ class Session:
     @cached_property
     def _recipe(self) -> Recipe:
         self._inputs.look()
-        return self._wiring.recipe()
+        recipe = self._wiring.recipe()
+        self._inputs.included(recipe.files)
+        return recipe
 
     @cached_property
     def _declared(self) -> list[Node]:
@@ -312,6 +314,7 @@ class Session:
             "platform": recipe.platform,
             "publish": [publish.targets, publish.to, publish.tags, publish.requires, origin],
             "inputs": self._inputs.identities(),
+            "includes": self._inputs.includes(),
             "unlocked": unlocked,
         }
 

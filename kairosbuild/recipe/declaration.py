@@ -51,3 +51,5 @@ class Recipe:
     publish: Publish
     epoch: int  # seconds since 1970 that every timestamp is clamped to
     platform: str  # "linux/amd64"
+    files: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """Included files: absolute path, and sha256 of what was read."""

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kairosbuild.core.errors import InputError, KbuildError, Origin, nearest, raise_problems
-from kairosbuild.recipe import checks, located, variables
+from kairosbuild.recipe import checks, variables
+from kairosbuild.recipe.compose import Composed, compose
 from kairosbuild.recipe.declaration import Declaration, Publish, Recipe
 from kairosbuild.recipe.fields import choice, duration, infos, integer, record, refs, size, text, texts
 from kairosbuild.recipe.located import Fields, Located, Text, describe
@@ -85,7 +86,7 @@ class NodeHints:
 
 
 ALSO_TOP = frozenset(("vars", "nodes"))
-ALSO_NODE = frozenset(("kind", *infos(NodeHints)))
+ALSO_NODE = frozenset(("kind", "override", *infos(NodeHints)))
 
 
 def load(
@@ -115,11 +116,13 @@ def parse(
 def _parse(
     data: bytes, file: str, kinds: Mapping[str, Any], workspace: Workspace, given: Mapping[str, str]
 ) -> Recipe:
-    root = located.read(data, file)
+    problems: list[KbuildError] = []
+    composed = compose(data, file, workspace.root, problems)
+    root = composed.root
     if not isinstance(root, Fields):
         message = f"a recipe is a mapping, not {describe(root)}"
         raise _error(message, "wrong-type", root, "start with version: 1")
-    return _Loading(root, file, kinds, workspace, given).recipe()
+    return _Loading(root, composed, file, kinds, workspace, given, problems).recipe()
 
 
 class _Loading:
@@ -128,13 +131,15 @@ class _Loading:
     def __init__(
         self,
         root: Fields,
+        composed: Composed,
         file: str,
         kinds: Mapping[str, Any],
         workspace: Workspace,
         given: Mapping[str, str],
+        problems: list[KbuildError],
     ) -> None:
         self.root, self.file, self.kinds, self.workspace = root, file, kinds, workspace
-        self.problems: list[KbuildError] = []
+        self.composed, self.problems = composed, problems
         declared = variables.declared(root.fields.get("vars"), self.problems)
         self.problems += variables.undeclared(given, declared, file)
         self.variables = variables.Variables(declared, given)
@@ -157,13 +162,9 @@ class _Loading:
 
     def _top(self) -> Typed:
         root = self.root
-        also = ALSO_TOP
-        if "include" in root.keys:
-            also |= {"include"}
-            self._note("include is not read yet", "unsupported", root.keys["include"], "keep it in one file")
         if "nodes" not in root.fields:
             self._note("the recipe: the field 'nodes' is missing", "missing-field", root, "name → node")
-        top = self.reader.fields(RecipeSpec, root, "the recipe", also=also)
+        top = self.reader.fields(RecipeSpec, root, "the recipe", also=ALSO_TOP)
         if top.spec.get("name") is None and "name" not in root.fields:
             top.spec["name"] = self._stem()
         return top
@@ -194,6 +195,11 @@ class _Loading:
         if not isinstance(node, Fields):
             self._note(f"{name}: a mapping is expected, not {describe(node)}", "wrong-type", node, "")
             return
+        if "override" in node.fields:
+            hint = "it is for nodes of an included file"
+            self._note(
+                f"{name}: there is nothing to override", "override-nothing", node.keys["override"], hint
+            )
         kind = self._kind(name, node)
         if kind is not None:
             typed = self._fields(name, kind, node)
@@ -228,6 +234,7 @@ class _Loading:
             publish=_publish(top),
             epoch=top.spec["epoch"],
             platform=top.spec["platform"],
+            files=self.composed.files,
         )
 
     def _note(self, message: str, reason: str, at: Located, hint: str) -> None:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kairosbuild.recipe.compose import INCLUDE, OVERRIDE, OVERRIDES
 from kairosbuild.recipe.fields import REQUIRED, FieldInfo, infos, written
 from kairosbuild.recipe.instances import to_json
 from kairosbuild.recipe.load import NodeHints, RecipeSpec
@@ -55,6 +56,7 @@ def reference(kinds: Mapping[str, Any]) -> str:
                     "The recipe",
                     RecipeSpec,
                     extra=(
+                        ("include", "list of text", "", INCLUDE),
                         ("vars", "text → text", "", "Variables and their values; one may use others."),
                         (
                             "nodes",
@@ -65,7 +67,12 @@ def reference(kinds: Mapping[str, Any]) -> str:
                     ),
                 ),
                 *_section(
-                    "Every node", NodeHints, extra=(("kind", "word", "required", "One of the kinds below."),)
+                    "Every node",
+                    NodeHints,
+                    extra=(
+                        ("kind", "word", "required", "One of the kinds below."),
+                        ("override", ", ".join(f"`{word}`" for word in OVERRIDES), "", OVERRIDE),
+                    ),
                 ),
                 "A source is a file or a folder of the workspace, named relative to it.\n",
                 "# Kinds\n",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kairosbuild.recipe import scalars
+from kairosbuild.recipe.compose import INCLUDE, OVERRIDE, OVERRIDES
 from kairosbuild.recipe.fields import REQUIRED, FieldInfo, infos, written
 from kairosbuild.recipe.instances import to_json
 from kairosbuild.recipe.load import NODE_NAME, NodeHints, RecipeSpec
@@ -38,6 +39,11 @@ def recipe_schema(kinds: Mapping[str, Any]) -> Json:
                 "patternProperties": {_whole(NAME): {"type": _TEXTUAL}},
                 "additionalProperties": False,
             },
+            "include": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": INCLUDE,
+            },
             "nodes": {
                 "type": "object",
                 "description": "The nodes by name.",
@@ -46,11 +52,11 @@ def recipe_schema(kinds: Mapping[str, Any]) -> Json:
             },
         },
     )
-    top["required"].append("nodes")
     return {
         "$schema": DIALECT,
         "title": "kairosbuild recipe",
         **top,
+        "anyOf": [{"required": ["nodes"]}, {"required": ["include"]}],
         "$defs": {"node": _node(names), **{f"kind-{name}": _kind(name, kinds[name]) for name in names}},
     }
 
@@ -83,13 +89,18 @@ def _node(names: list[str]) -> Json:
         }
         for name in names
     ]
-    known = {"type": "object", "required": ["kind"], "properties": {"kind": {"enum": names}}}
+    known = {
+        "type": "object",
+        "anyOf": [{"required": ["kind"]}, {"required": ["override"]}],
+        "properties": {"kind": {"enum": names}},
+    }
     return {**known, "allOf": chosen} if chosen else known
 
 
 def _kind(name: str, kind: Any) -> Json:
     hints = {written(key): field_schema(info) for key, info in infos(NodeHints).items()}
-    return _object(kind.Spec, extra={**hints, "kind": {"const": name}})
+    override = {"enum": list(OVERRIDES), "description": OVERRIDE}
+    return _object(kind.Spec, extra={**hints, "kind": {"const": name}, "override": override})
 
 
 def _object(spec: type, *, extra: Mapping[str, Json] | None = None) -> Json:

@@ -7,6 +7,8 @@ import os
 import sqlite3
 import threading
 import time
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -464,3 +466,21 @@ def test_events_tell_the_story(chain: Any) -> None:
     assert told[0][0] == "run-started" and told[-1][0] == "run-finished"
     assert ("node-started", "a") in told and ("node-finished", "c") in told
     assert chain.events[-1].data["built"] == 3
+
+
+def test_an_included_file_counts_like_the_recipe(world: Any) -> None:
+    included = world.root / "included.yaml"
+    included.write_text("one")
+    whole = world.recipe
+
+    def recipe() -> Any:
+        digest = sha256(included.read_bytes()).hexdigest()
+        return replace(whole(), files=((str(included), digest),))
+
+    world.recipe = recipe
+    world.node("a")
+    world.settle()
+    assert world.run().ok and "recipe" in world.calls
+    assert world.run().ok and world.calls == []
+    included.write_text("two")
+    assert world.run().ok and "recipe" in world.calls

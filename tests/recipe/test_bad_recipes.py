@@ -20,7 +20,7 @@ WHOLE = [
     ("version: 1\nname: t\nnodes:", [("wrong-type", 3, 7)]),
     ("version: 1\nname: T T\nnodes: {}", [("bad-value", 2, 7)]),
     ("version: 1\nname:\nnodes: {}", [("wrong-type", 2, 6)]),
-    ("version: 1\nname: t\ninclude: [a.yaml]\nnodes: {}", [("unsupported", 3, 1)]),
+    ("version: 1\nname: t\ninclude: [a.yaml]\nnodes: {}", [("include-outside", 3, 11)]),
     ("version: 1\nname: t\nepoch: 0\nnodes: {}", [("out-of-range", 3, 8)]),
     ("version: 1\nname: t\nepoch: 2025-01-01\nnodes: {}", [("wrong-type", 3, 8)]),
     ("version: 1\nname: t\nplatform: linux/amd46\nnodes: {}", [("bad-choice", 3, 11)]),
