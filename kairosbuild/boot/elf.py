@@ -10,7 +10,9 @@ from kairosbuild.core.errors import KbuildError
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _DYN = struct.Struct("<qQ")
+_SYM = struct.Struct("<IBBHQQ")
 _NEEDED = 1
+_WEAK = 2  # STB_WEAK
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,28 @@ def modinfo(image: bytes) -> list[tuple[str, str]]:
     pairs = b"".join(s.data for s in _sections(image) if s.name == b".modinfo").split(b"\0")
     split = (pair.decode("utf-8", "replace").partition("=") for pair in pairs if pair)
     return [(key, value) for key, _, value in split]
+
+
+def section(image: bytes, name: str) -> bytes:
+    """The content of the first section of this name, empty when there is none."""
+    return next((s.data for s in _sections(image) if s.name == name.encode()), b"")
+
+
+def symbols(image: bytes) -> tuple[set[str], set[str]]:
+    """The names an object wants from elsewhere (weak ones need not be there: left out), and those it has."""
+    wanted: set[str] = set()
+    has: set[str] = set()
+    found = _sections(image)
+    for one in found:
+        if one.name != b".symtab":
+            continue
+        strings = found[one.link].data
+        for name, info, _, place, _, _ in _SYM.iter_unpack(one.data[: len(one.data) // 24 * 24]):
+            if place:
+                has.add(_text(strings, name).decode("utf-8", "replace"))
+            elif name and info >> 4 != _WEAK:
+                wanted.add(_text(strings, name).decode("utf-8", "replace"))
+    return wanted, has
 
 
 def _sections(image: bytes) -> list[_Section]:

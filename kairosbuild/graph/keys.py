@@ -36,8 +36,9 @@ def preimage(
 ) -> dict[str, Any]:
     """Everything that may change what `build` makes, as one JSON-able document.
 
-    A declaration's `spec` holds no hints and no edges already. An input gives its kind and outputs, and
-    its name only in a role that says names matter; materials give digests, never where they came from.
+    A declaration's `spec` holds no hints and no edges already. An input gives its kind and outputs (those
+    that a role is keyed `by`, else all), and its name only in a role that says names matter; materials give
+    digests, never where they came from.
     """
     return {
         "format": FORMAT,
@@ -47,8 +48,7 @@ def preimage(
         "platform": platform,
         "epoch": epoch,
         "inputs": {
-            role: [_input(one, names_matter(kind.Spec, role)) for one in some]
-            for role, some in inputs.items()
+            role: [_input(one, field_of(kind.Spec, role)) for one in some] for role, some in inputs.items()
         },
         "sources": {role: [_file(one) for one in files] for role, files in sources.items()},
         "locked": {"data": locked.data, "materials": [one.digest for one in locked.materials]},
@@ -63,6 +63,12 @@ def key(document: Preimage) -> str:
 
 def names_matter(spec: type, role: str) -> bool:
     """Whether the names of the nodes in a role (`layers`, `files.0.from`) reach the output."""
+    info = field_of(spec, role)
+    return info is not None and info.names
+
+
+def field_of(spec: type, role: str) -> FieldInfo | None:
+    """The field that a role belongs to, at whatever depth."""
     info: FieldInfo | None = None
     for part in role.split("."):
         if info is not None and info.record is not None and info.type != "record" and part not in infos(spec):
@@ -71,7 +77,7 @@ def names_matter(spec: type, role: str) -> bool:
         if info is None or info.record is None:
             break
         spec = info.record
-    return info is not None and info.names
+    return info
 
 
 def derived_key(domain: str, version: int, document: Preimage) -> str:
@@ -83,10 +89,11 @@ def _key(tag: bytes, document: Preimage, sha: Callable[[bytes], Any] = hashlib.s
     return str(sha(tag + dumps(document)).hexdigest())
 
 
-def _input(one: Input, named: bool) -> dict[str, Any]:
-    outputs = {name: blob.digest for name, blob in one.outputs.items()}
+def _input(one: Input, info: FieldInfo | None) -> dict[str, Any]:
+    by = info.by if info else ()
+    outputs = {name: blob.digest for name, blob in one.outputs.items() if not by or name in by}
     found: dict[str, Any] = {"kind": one.kind, "outputs": outputs}
-    if named:
+    if info and info.names:
         found["name"] = one.name
     return found
 

@@ -8,7 +8,7 @@ runs there finds its libraries at the default places and its helpers by their ow
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError, nearest
@@ -16,12 +16,9 @@ from kairosbuild.graph.node import Locked, Locker, Material, Outputs, Task
 from kairosbuild.graph.stack import layer_outputs
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import text, texts
-
-if TYPE_CHECKING:
-    from kairosbuild.oci.layer import Item
+from kairosbuild.sources.tree import SHELL, WITHOUT, write_tree
 
 SUITE = "trixie"
-SHELL = ("dash", "coreutils", "sed", "grep", "findutils", "tar", "libc-bin")
 PURPOSES: dict[str, tuple[str, ...]] = {
     "image": (*SHELL, "erofs-utils", "kmod", "xz-utils", "zstd"),
     "boot": ("systemd-boot-efi", "busybox-static", "dmsetup"),
@@ -31,20 +28,6 @@ PURPOSES: dict[str, tuple[str, ...]] = {
     "sandbox": (*SHELL, "bubblewrap", "uidmap", "util-linux"),
 }  # fmt: skip
 """What is in the tree of each purpose, before dependencies."""
-
-WITHOUT = (
-    "adduser", "base-files", "base-passwd", "cdebconf", "debconf", "debian-archive-keyring",
-    "init-system-helpers", "install-info", "libpam-modules", "libpam-modules-bin", "libpam-runtime",
-    "login", "login.defs", "mount", "passwd", "perl-base", "sensible-utils", "sqv", "sysvinit-utils", "ucf",
-)  # fmt: skip
-"""Dependencies that only maintainer scripts or an installed system need."""
-
-_DROPPED = (
-    "usr/share/doc/", "usr/share/man/", "usr/share/info/", "usr/share/locale/", "usr/share/lintian/",
-    "usr/share/bash-completion/", "usr/share/bug/", "usr/share/doc-base/", "usr/share/menu/",
-    "usr/share/pixmaps/", "usr/share/zsh/", "var/",
-)  # fmt: skip
-_FOLDERS = ("dev", "etc", "in", "out", "proc", "root", "run", "sys", "tmp", "var", "var/lib", "var/tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +65,10 @@ class Tools:
 
     def build(self, task: Task) -> Outputs:
         """Unpack them into one canonical layer."""
-        import tempfile
-
-        from kairosbuild.oci.entry import Entry
-        from kairosbuild.oci.layer import write_layer
-        from kairosbuild.sources.deb import merged_links, unpack
-
         debs = [task.path(Blob(m.digest, m.size)) for m in task.locked.materials]
-        architecture = task.platform.rpartition("/")[2]
         made = task.scratch / "layer.tar"
-        with tempfile.TemporaryFile(dir=task.scratch) as spool, made.open("wb") as out:
-            items = {entry.path: (entry, content) for entry, content in unpack(debs, spool, _keep)}
-            added = [*merged_links(architecture), *((Entry(f, "dir", 0o755), None) for f in _FOLDERS)]
-            for entry, content in added:
-                items.setdefault(entry.path, (entry, content))
-            index = write_layer(map(_plain, items.values()), out, 0, flat_time=True)
+        with made.open("wb") as out:
+            index = write_tree(debs, out, task.scratch, task.platform.rpartition("/")[2])
         return layer_outputs(task, made, index)
 
 
@@ -119,15 +91,3 @@ def declaration_for(purpose: str) -> Declaration:
     spec: dict[str, Any] = {"purpose": purpose, "packages": [], "suite": SUITE}
     wanted(ToolsSpec(purpose=purpose))
     return Declaration(f"tools:{purpose}", "tools", spec)
-
-
-def _keep(path: str) -> bool:
-    return not path.startswith(_DROPPED)
-
-
-def _plain(item: Item) -> Item:
-    """Everything is root's, and nothing needs more rights than to be run."""
-    from kairosbuild.oci.entry import Entry
-
-    entry, content = item
-    return Entry(entry.path, entry.type, entry.mode & 0o755 | 0o444, 0, 0, entry.size, entry.target), content

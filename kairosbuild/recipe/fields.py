@@ -62,6 +62,7 @@ class FieldInfo:
     record: builtins.type | None = None  # for record, records, recordmap
     hint: bool = False  # timing and resources: beside the spec, never in a key
     names: bool = False  # for refs: the nodes' names themselves matter to the output
+    by: tuple[str, ...] = ()  # for refs: only these outputs of the named nodes stand in the key
     check: Callable[[Any], str] | None = None
     example: str = ""
 
