@@ -13,15 +13,16 @@ MAY_IMPORT = {
     "store": {"core"},
     "sources": {"core", "oci"},
     "boot": {"core", "oci"},
+    "kernels": {"core", "oci", "boot"},
     "graph": {"core", "recipe"},
-    "families": {"core", "oci", "graph", "sources"},
+    "families": {"core", "oci", "graph", "sources", "boot", "kernels"},
     "artifacts": {"core", "oci", "graph", "recipe", "boot", "families"},
-    "kinds": {"core", "oci", "graph", "recipe", "sources", "boot", "families", "artifacts"},
+    "kinds": {"core", "oci", "graph", "recipe", "sources", "boot", "kernels", "families", "artifacts"},
     "execute": {"core", "graph", "store", "oci", "recipe"},
     "registry": {"core", "oci", "store"},
     "proof": {"core", "oci", "graph", "recipe", "registry"},
     "node": set(),
-    "cli": {"core", "recipe", "oci", "store", "sources", "boot", "graph", "artifacts", "kinds"}
+    "cli": {"core", "recipe", "oci", "store", "sources", "boot", "kernels", "graph", "artifacts", "kinds"}
     | {"execute", "registry", "proof"},
 }
 # A library that only these files may name: each stands behind one door.

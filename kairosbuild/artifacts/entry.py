@@ -9,8 +9,9 @@ from kairosbuild.artifacts.stack import Stack
 from kairosbuild.boot import initrd, layerfs, uki
 from kairosbuild.boot.files import Files, index_of
 from kairosbuild.boot.survey import cuts
+from kairosbuild.core.canonical import loads
 from kairosbuild.core.digest import Blob
-from kairosbuild.core.errors import NodeError
+from kairosbuild.core.errors import InputError, NodeError
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import Outputs, Task
 
@@ -39,7 +40,7 @@ def boot_entry(task: Task, stack: Stack, cmdline: Sequence[str], where: Sequence
         stack.file(kernel.layer, kernel.path),
         initrd_of(task, stack, kernel.version),
         _os_release(task, stack),
-        " ".join((*layers, *where, PANIC, *cmdline)),
+        " ".join((*layers, *where, PANIC, *stack.cmdline, *cmdline)),
     )
 
 
@@ -56,12 +57,30 @@ def unified(task: Task, entry: BootEntry) -> bytes:
 
 
 def initrd_of(task: Task, stack: Stack, version: str) -> Blob:
-    """The initrd for this kernel, made once for the layers that have its modules."""
+    """The initrd for this kernel: that of the node in the role `initrd`, else the one that all share.
+
+    Raises InputError (`initrd-kernel`) when that node's is for another kernel.
+    """
+    if not (given := task.inputs.get("initrd")):
+        return shared_initrd(task, stack, version, initrd.More(early=stack.early))
+    made_for = loads(task.path(given[0].outputs["about"]).read_bytes())["kernel"]
+    if made_for != version:
+        raise InputError(
+            f"{task.name}: the initrd of {task.spec.initrd!r} is for the kernel {made_for}, "
+            f"and the image of {task.spec.image!r} has {version}",
+            reason="initrd-kernel",
+            hint="make it of the same image",
+        )
+    return given[0].outputs["initrd"]
+
+
+def shared_initrd(task: Task, stack: Stack, version: str, more: initrd.More) -> Blob:
+    """The initrd for this kernel, made once for the layers that have its modules and what is asked for."""
     tools, packing = task.tools("boot"), task.tools("image")
     holders = stack.holders(version)
 
     def make() -> Outputs:
-        archive = task.put_bytes(initrd.build(_tree(task, tools).read, stack.files(holders), version))
+        archive = task.put_bytes(initrd.build(_tree(task, tools).read, stack.files(holders), version, more))
         packer = Action(initrd.COMPRESS, (packing,), {"initrd": archive}, ("initrd",), platform=task.platform)
         return task.execute(packer).outputs
 
@@ -70,6 +89,7 @@ def initrd_of(task: Task, stack: Stack, version: str) -> Blob:
         "layers": [one.layer.digest for one in holders],
         "tools": [tools.digest, packing.digest],
         "recipe": initrd.recipe(),
+        "more": more.json(),
     }
     return task.derive("initrd", initrd.VERSION, preimage, make)["initrd"]
 

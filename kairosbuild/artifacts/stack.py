@@ -52,6 +52,11 @@ class Stack:
 
     def __init__(self, task: Task, image: Mapping[str, Any]) -> None:
         self.task = task
+        boot = image.get("boot", {})
+        self.cmdline: tuple[str, ...] = tuple(boot.get("cmdline", ()))
+        """Arguments that the image's own kernel is always started with."""
+        self.early: tuple[str, ...] = tuple(boot.get("early", ()))
+        """Modules that its kernel and drivers want loaded before there is a root."""
         refs = [LayerRef(Blob(**one["layer"]), Blob(**one["index"])) for one in image["layers"]]
         surveys = [_surveyed(task, one) for one in refs]
         lowest = visible(surveys)

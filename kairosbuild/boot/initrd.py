@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kairosbuild.boot import cpio, elf, modules
 from kairosbuild.boot.files import Files
-from kairosbuild.core.errors import KbuildError
+from kairosbuild.core.digest import of_bytes
+from kairosbuild.core.errors import InputError, KbuildError, nearest
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same inputs would make another initrd."""
 
 APPLETS = (
@@ -36,9 +39,39 @@ Read = Callable[[str], bytes | None]
 """A file's content by its path in a tree, links followed; None when there is none."""
 
 
-def build(tools: Read, kernel: Files, version: str) -> bytes:
-    """The archive for the kernel of this version, not compressed. Raises `missing-tool`, `missing-module`."""
-    return cpio.pack(tree(tools, kernel, version).members())
+HOOKS = ("start", "root")
+"""When a hook runs: before the disk is looked for; when the root is mounted at /sysroot, before it starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """What an initrd has beyond what every machine's has.
+
+    `early` modules are loaded on every machine, `modules` when a device asks for them; `files` by path;
+    `hooks` are scripts by when they run, in their order.
+    """
+
+    early: Sequence[str] = ()
+    modules: Sequence[str] = ()
+    files: Mapping[str, tuple[int, bytes]] = field(default_factory=dict)
+    hooks: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+
+    def json(self) -> dict[str, Any]:
+        """What stands for it in a key: contents by their digests."""
+        return {
+            "early": list(self.early),
+            "modules": list(self.modules),
+            "files": {path: [mode, of_bytes(data).digest] for path, (mode, data) in self.files.items()},
+            "hooks": {when: [of_bytes(one).digest for one in some] for when, some in self.hooks.items()},
+        }
+
+
+def build(tools: Read, kernel: Files, version: str, more: More = More()) -> bytes:
+    """The archive for the kernel of this version, not compressed.
+
+    Raises `missing-tool`, `missing-module`, and for what was asked for by name `initrd-module`.
+    """
+    return cpio.pack(tree(tools, kernel, version, more).members())
 
 
 def recipe() -> str:
@@ -57,31 +90,50 @@ def script() -> bytes:
     return Path(__file__).with_name("initrd.sh").read_bytes()
 
 
-def tree(tools: Read, kernel: Files, version: str) -> cpio.Tree:
+def tree(tools: Read, kernel: Files, version: str, more: More = More()) -> cpio.Tree:
     """The files of the initrd."""
-    loaded, builtin = _modules(kernel, version)
+    loaded, builtin = _modules(kernel, version, (*more.early, *more.modules))
     folder = f"lib/modules/{version}"
     files = {f"{folder}/{module.name}.ko": (0o644, module.image) for module in loaded}
     files |= {
         f"{folder}/{name}": (0o644, text.encode()) for name, text in modules.depmod(loaded, builtin).items()
     }
     names = {module.name for module in loaded}
-    always = [name for name in map(modules.canonical, modules.ALWAYS) if name in names]
+    always = [n for n in map(modules.canonical, (*modules.ALWAYS, *more.early)) if n in names]
     files["etc/modules"] = (0o644, "".join(f"{name}\n" for name in always).encode())
     files["init"] = (0o755, script())
+    for when, scripts in more.hooks.items():
+        files |= {f"hooks/{when}/{number:02}": (0o755, text) for number, text in enumerate(scripts)}
     links = {f"bin/{applet}": "busybox" for applet in APPLETS}
-    return cpio.Tree(files | _programs(tools), links, ("dev", "proc", "run", "sys", "sysroot"))
+    return cpio.Tree(
+        files | _programs(tools) | dict(more.files), links, ("dev", "proc", "run", "sys", "sysroot")
+    )
 
 
-def _modules(kernel: Files, version: str) -> tuple[list[modules.Module], frozenset[str]]:
+def _modules(
+    kernel: Files, version: str, named: Sequence[str]
+) -> tuple[list[modules.Module], frozenset[str]]:
     """The modules to take, and the names of those the kernel has built in."""
     for top in (f"usr/lib/modules/{version}", f"lib/modules/{version}"):
         paths = {name: path for path in kernel.paths(top) if (name := modules.name_of(path))}
         if paths:
             builtin = _builtin(kernel.read(f"{top}/modules.builtin") or b"")
-            wanted = (*modules.ALWAYS, *modules.BY_DEVICE)
+            _refuse_unknown(named, paths, builtin, version)
+            wanted = (*modules.ALWAYS, *modules.BY_DEVICE, *named)
             return modules.closure(wanted, paths, builtin, lambda path: kernel.read(path) or b""), builtin
     raise KbuildError(f"no layer has modules of kernel {version}", reason="missing-module")
+
+
+def _refuse_unknown(
+    named: Sequence[str], paths: Mapping[str, str], builtin: frozenset[str], version: str
+) -> None:
+    for name in map(modules.canonical, named):
+        if name not in paths and name not in builtin:
+            raise InputError(
+                f"no layer has the module {name!r} of kernel {version}, which the initrd is to have",
+                reason="initrd-module",
+                hint=nearest(name, paths),
+            )
 
 
 def _programs(tools: Read) -> dict[str, tuple[int, bytes]]:

@@ -37,6 +37,13 @@ done
 
 modprobe -qa $(cat /etc/modules)
 
+hook() { # hook WHEN: the scripts that an initrd node added
+    for script in /hooks/$1/*; do
+        [ ! -e "$script" ] || sh "$script" || fail "the hook $script ended with status $?"
+    done
+}
+hook start
+
 coldplug() { # load what the devices that are there ask for
     grep -hE '^(virtio|scsi|usb|vmbus|vmd|mmc|xen):|^pci:.*bc(01|08|0C)' /sys/bus/*/devices/*/modalias | sort -u > /run/devices
     cmp -s /run/devices /run/devices.seen && return
@@ -112,6 +119,8 @@ mount -t tmpfs -o mode=0755,nodev tmpfs $K/write
 for place in $PLACES; do
     writable $place
 done
+
+hook root
 
 INIT=
 for candidate in /sbin/init /usr/lib/systemd/systemd /usr/sbin/init /etc/init /bin/init; do

@@ -24,7 +24,8 @@ Outputs = Mapping[str, Blob]
 
 `layer` an uncompressed tar whose digest is the diffID, with `index` beside it and `stack`, the
 canonical JSON list of `{"layer": blob, "index": blob}` bottom to top that the layer completes;
-`file` any file; `image` the image document; `disk` a bootable disk; `verdict` of a test.
+`file` any file; `image` the image document; `disk` a bootable disk; `verdict` of a test. A kernel has
+`release`, `config`, `symbols`, `abi` and `headers` for drivers, and like these `boot`: what starting it takes.
 """
 
 
@@ -184,7 +185,7 @@ class Kind(Protocol):
     """Part of every key. Raise it when `build` would make other bytes from the same preimage."""
     Spec: ClassVar[type]
     produces: ClassVar[str]
-    """What its outputs are to others: `layer`, `file`, `image`, `disk`, `verdict`, `tools`."""
+    """What its outputs are to others: `layer`, `file`, `image`, `disk`, `initrd`, `verdict`, `tools`."""
 
     def tools(self, spec: Any) -> tuple[str, ...]:
         """The tools trees this node's build uses, by purpose."""

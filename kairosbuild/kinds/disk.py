@@ -31,6 +31,7 @@ class DiskSpec:
     """A disk for a machine with UEFI."""
 
     image: str = ref("The image it boots.", accepts=("image",))
+    initrd: str = ref("An initrd of its own instead of the one that all share.", "", accepts=("initrd",))
     format: str = choice("How the disk is written.", writing.FORMATS, "raw")
     partitions: tuple[PartitionSpec, ...] = records(
         "The partition table, in the order on the disk. By default an EFI partition of 128 MiB, and layers.",

@@ -17,13 +17,13 @@ from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.errors import InputError, KbuildError, raise_problems
 from kairosbuild.families.table import databases
 from kairosbuild.graph.action import Action, LayerRef
-from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.graph.node import UNLOCKED, Input, Locked, Locker, Outputs, Task
 from kairosbuild.graph.stack import load
 from kairosbuild.oci.entry import Entry
 from kairosbuild.oci.index import Index
 from kairosbuild.oci.layer import write_layer
 from kairosbuild.recipe.declaration import Declaration
-from kairosbuild.recipe.fields import choice, record, refs, text, textmap, texts
+from kairosbuild.recipe.fields import choice, flag, record, refs, text, textmap, texts
 
 _DEPMOD = (
     "modules.dep",
@@ -55,6 +55,7 @@ for name; do [ -e "$name" ] || : > "$name"; done
 _WHOLE = ("base", "dockerfile")
 """Kinds that yield several layers, and whose stack is theirs down to what other nodes brought before."""
 
+_ENFORCING = ("module.sig_enforce", "module.sig_enforce=1", "lockdown=integrity", "lockdown=confidentiality")
 _STAMP = (
     b"# Everything that follows an update of /usr was settled when the image was built.\nTIMESTAMP_NSEC=%d\n"
 )
@@ -79,6 +80,7 @@ class ImageSpec:
     layers: tuple[str, ...] = refs("The layers, bottom to top.", accepts=("layer",), least=1, names=True)
     config: ImageConfig = record("What a container runtime is told.", ImageConfig, ImageConfig())
     compression: str = choice("How layers travel.", ("gzip", "zstd"), "gzip")
+    several_kernels: bool = flag("Allow more than one kernel; no disk can be made of such an image.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class Image:
                         f"{layer!r} was built on {below!r}, which is not below it",
                         f"list {below!r} before it",
                     )
+        yield from _kernel_complaints(declaration, declarations)
 
     def lock(self, spec: ImageSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""
@@ -126,6 +129,7 @@ class Image:
         """Check the stack, settle it, write it down."""
         layers = _stacked(task)
         _refuse_hidden_links(task, layers)
+        _refuse_kernels(task, layers)
         if settled := _settle(task, layers):
             layers.append(settled)
         spec: ImageSpec = task.spec
@@ -140,7 +144,94 @@ class Image:
             ],
             "config": _joined(_inherited(task), _config(spec.config)),
         }
+        if boot := _boot(task):
+            document["boot"] = boot
         return {"image": task.put_bytes(dumps(document))}
+
+
+def _kernel_complaints(
+    declaration: Declaration, declarations: Mapping[str, Declaration]
+) -> Iterator[tuple[str, str, str]]:
+    """One kernel, and drivers for no other; signed ones where the kernel is told to ask for signatures."""
+    layers = [
+        (name, declarations[name]) for name in declaration.refs.get("layers", ()) if name in declarations
+    ]
+    kernels = [name for name, one in layers if one.kind == "kernel"]
+    if len(kernels) > 1 and not declaration.spec["several_kernels"]:
+        names = " and ".join(map(repr, kernels))
+        yield "layers", f"{names} are {len(kernels)} kernels", "keep one, or set several_kernels: true"
+    for name, one in layers:
+        drivers = one
+        if one.kind == "sign-modules":
+            drivers = declarations.get(next(iter(one.refs.get("drivers", ())), ""), one)
+        if drivers.kind != "drivers":
+            continue
+        for kernel in drivers.refs.get("kernel", ()):
+            if kernel not in kernels:
+                yield (
+                    "layers",
+                    f"{name!r} is for the kernel {kernel!r}, which is not in this image",
+                    f"list {kernel!r}, or let {name!r} be for another",
+                )
+            elif one.kind == "drivers" and _has_modules(one) and (why := _enforced(declarations[kernel])):
+                yield (
+                    "layers",
+                    f"{name!r} has modules without a signature, and the kernel {kernel!r} is told {why}",
+                    f"list a node of kind sign-modules of {name!r} instead",
+                )
+
+
+def _has_modules(drivers: Declaration) -> bool:
+    return bool(drivers.spec["build"] or drivers.spec["dkms"] or drivers.spec["packages"])
+
+
+def _enforced(kernel: Declaration) -> str:
+    """The argument of a kernel that makes it refuse modules without a signature, or ""."""
+    return next((one for one in kernel.spec.get("cmdline", ()) if one in _ENFORCING), "")
+
+
+def _refuse_kernels(task: Task, layers: Sequence[_Layer]) -> None:
+    """What only the built layers tell: several kernels (a base may bring one), modules nobody signed."""
+    problems: list[KbuildError] = []
+    kernels = sorted({version for one in layers for version in one.survey.kernels})
+    if len(kernels) > 1 and not task.spec.several_kernels:
+        problems.append(
+            InputError(
+                f"{task.name}: there are {len(kernels)} kernels in its layers: {', '.join(kernels)}",
+                reason="image-kernels",
+                hint="take one out, or set several_kernels: true",
+            )
+        )
+    forcing = [one.name for one in _having(task, "abi") if _document(task, one, "abi")["forced"]]
+    for one in _having(task, "drivers"):
+        unsigned = [m["name"] for m in _document(task, one, "drivers")["modules"] if not m["signed"]]
+        if forcing and unsigned:
+            problems.append(
+                InputError(
+                    f"{task.name}: the modules {', '.join(unsigned)} of {one.name!r} have no signature, and the "
+                    f"kernel of {forcing[0]!r} takes none without (CONFIG_MODULE_SIG_FORCE)",
+                    reason="image-unsigned",
+                    hint=f"list a node of kind sign-modules of {one.name!r} instead",
+                )
+            )
+    raise_problems(problems)
+
+
+def _boot(task: Task) -> dict[str, list[str]]:
+    """What its kernels and drivers say of how it is started, in their order; {} when they say nothing."""
+    found: dict[str, list[str]] = {"cmdline": [], "early": []}
+    for one in _having(task, "boot"):
+        for what, words in _document(task, one, "boot").items():
+            found[what] += [word for word in words if word not in found[what]]
+    return found if any(found.values()) else {}
+
+
+def _having(task: Task, output: str) -> list[Input]:
+    return [one for one in task.inputs["layers"] if output in one.outputs]
+
+
+def _document(task: Task, one: Input, output: str) -> Any:
+    return loads(task.path(one.outputs[output]).read_bytes())
 
 
 def _stacked(task: Task) -> list[_Layer]:

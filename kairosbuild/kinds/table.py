@@ -18,6 +18,7 @@ _PLACES = {
     "dockerfile": "dockerfile.Dockerfile",
     "fetch": "fetch.Fetch",
     "image": "image.Image",
+    "initrd": "initrd.Initrd",
     "kernel": "kernel.Kernel",
     "overlay": "overlay.Overlay",
     "packages": "packages.Packages",

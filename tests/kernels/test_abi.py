@@ -21,7 +21,9 @@ def problems(image: bytes, of: abi.Kernel | None = None) -> list[InputError]:
 
 
 def test_what_a_module_says() -> None:
-    image = driver(wants=["kfree", "printk"], exports=["mine"], weak=["perhaps"], firmware=["a/b.bin", "a/b.bin"])
+    image = driver(
+        wants=["kfree", "printk"], exports=["mine"], weak=["perhaps"], firmware=["a/b.bin", "a/b.bin"]
+    )
     for path, data in (("x/he-llo.ko", image), ("x/he-llo.ko.xz", lzma.compress(image))):
         found = read(path, data)
         assert (found.name, found.release, found.flags) == ("he_llo", "6.12.9", FLAGS)
