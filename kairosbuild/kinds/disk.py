@@ -59,7 +59,7 @@ class Disk:
     """See the module."""
 
     name: ClassVar[str] = "disk"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Spec: ClassVar[type] = DiskSpec
     produces: ClassVar[str] = "disk"
 

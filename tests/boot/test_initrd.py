@@ -8,11 +8,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from boot_samples import module
+from boot_samples import module, object_file
 from peers import peer
 
 from kairosbuild.boot import cpio, elf, initrd, modules
+from kairosbuild.boot.files import Files
 from kairosbuild.core.errors import KbuildError
+from kairosbuild.oci.entry import Entry
+from kairosbuild.oci.index import Index
+from kairosbuild.oci.layer import write_layer
 
 
 def closure(tree: dict[str, bytes], *wanted: str, builtin: tuple[str, ...] = ()) -> list[modules.Module]:
@@ -97,3 +101,45 @@ def test_the_script_and_the_survey_name_the_same_places():
     from kairosbuild.boot.survey import PLACES
 
     assert f'PLACES="{" ".join(PLACES)}"' in initrd.script().decode()
+
+
+KERNEL = {
+    "usr/lib/modules/6.1/kernel/nvme.ko": module(depends="nvme-core"),
+    "usr/lib/modules/6.1/kernel/nvme-core.ko": module(),
+    "usr/lib/modules/6.1/kernel/thing.ko": module(depends="part"),
+    "usr/lib/modules/6.1/kernel/part.ko": module(),
+    "usr/lib/modules/6.1/modules.builtin": b"kernel/fs/ext4.ko\n",
+}
+
+
+def kernel_files(tmp_path: Path) -> Files:
+    tar = tmp_path / "kernel.tar"
+    with tar.open("wb") as out:
+        entries = [(Entry(path, "file", size=len(data)), data) for path, data in KERNEL.items()]
+        index = write_layer(entries, out, 0)
+    return Files([(tar, Index.loads(index))])
+
+
+def programs(path: str) -> bytes:
+    return object_file({".text": path.encode()})
+
+
+def test_modules_files_and_hooks_more(tmp_path):
+    more = initrd.More(
+        ("thing", "ext4"), ("nvme",), {"etc/thing.conf": (0o600, b"x")}, {"root": [b"echo 1", b"echo 2"]}
+    )
+    found = initrd.tree(programs, kernel_files(tmp_path), "6.1", more)
+    assert found.files["etc/modules"][1] == b"thing\n", "ext4 is built in"
+    assert {"thing", "part", "nvme", "nvme_core"} == {
+        name.split("/")[-1].removesuffix(".ko") for name in found.files if name.endswith(".ko")
+    }
+    assert found.files["etc/thing.conf"] == (0o600, b"x")
+    assert found.files["hooks/root/01"] == (0o755, b"echo 2")
+    assert more.json() != initrd.More().json()
+
+
+def test_a_module_asked_for_by_name_has_to_be_there(tmp_path):
+    with pytest.raises(KbuildError) as caught:
+        initrd.tree(programs, kernel_files(tmp_path), "6.1", initrd.More(early=("thign",)))
+    assert caught.value.reason == "initrd-module"
+    assert "thing" in caught.value.hint

@@ -32,6 +32,7 @@ class PartSpec:
 class SampleSpec:
     layers: tuple[str, ...] = refs("layers", names=True)
     on: str = ref("a base", "")
+    kernel: str = ref("a kernel", "", by=("symbols",))
     word: str = text("a word", "")
     part: PartSpec | None = record("one", PartSpec, None)
     parts: tuple[PartSpec, ...] = records("some", PartSpec, ())
@@ -202,6 +203,15 @@ def test_what_never_counts() -> None:
     )
     inputs["layers"] = [Input("renamed", "base", {"layer": blob("l"), "index": blob("i")})]
     assert key(sample(inputs=inputs)) != key(sample())
+
+
+def test_an_input_may_be_keyed_by_some_of_its_outputs() -> None:
+    def keyed(**outputs: str) -> str:
+        found = {name: blob(text) for name, text in outputs.items()}
+        return key(sample(inputs={"kernel": [Input("k", "kernel", found)]}))
+
+    assert keyed(symbols="s", layer="a") == keyed(symbols="s", layer="b", more="c")
+    assert keyed(symbols="s", layer="a") != keyed(symbols="t", layer="a")
 
 
 def test_names_matter_is_found_in_nested_fields() -> None:
