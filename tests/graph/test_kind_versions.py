@@ -52,16 +52,13 @@ ALSO = {
     "tools": ("kairosbuild.sources.deb", "kairosbuild.sources.tree", *WRITER),
     "image": ("kairosbuild.boot.survey", *WRITER),
     "disk": DISK,
-<<<<<<< HEAD
     "dockerfile": (
         "kairosbuild.sources.containerfile",
         "kinds/dockerfile.sh",
         "kairosbuild.oci.reader",
         *WRITER,
     ),
-=======
     "initrd": BOOT,
->>>>>>> bd166b8 (Kind initrd; golden kinds)
     "boot-test": ("kairosbuild.boot.qemu", "boot/qemu.sh"),
 }
 """What besides its own module decides the bytes a kind yields: code that is the kind's in all but place."""
