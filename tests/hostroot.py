@@ -41,6 +41,7 @@ PROGRAMS = (
     "cp",
     "ipcmk",
     "setsid",
+    "setpriv",
 )
 
 

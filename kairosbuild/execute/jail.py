@@ -76,10 +76,10 @@ def clone(flags: int) -> int:
     return found
 
 
-def write_single_map(uid: int, gid: int) -> None:
+def write_single_map(uid: int, gid: int, process: int | str = "self") -> None:
     """In a user namespace just entered by `uid` and `gid`: they become root there, and nobody else exists."""
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-        with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123
+        with open(f"/proc/{process}/{name}", "w") as file:  # noqa: PTH123
             file.write(text)
 
 
@@ -228,7 +228,7 @@ def spawn(command: list[str], env: dict[str, str], log: int) -> int:
     moves = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
     signals = [number for number in range(1, 32) if number not in (SIGKILL, 19)]
     return os.posix_spawn(
-        _which(command[0], env),
+        which(command[0], env),
         command,
         env,
         file_actions=moves,
@@ -252,11 +252,24 @@ def run_as_init(command: list[str], env: dict[str, str], cwd: str, log: int) -> 
             return status_of(status)
 
 
-def _which(program: str, env: dict[str, str]) -> str:
+def which(program: str, env: dict[str, str]) -> str:
+    """Where a program of this name is, by the PATH of an environment; the name itself when it is nowhere."""
     if "/" in program:
         return program
     places = (f"{folder}/{program}" for folder in env.get("PATH", "").split(":"))
     return next((place for place in places if os.access(place, os.X_OK)), program)
+
+
+def reset_signals() -> None:
+    """Let every signal do what it does by itself, as a program that is started expects it."""
+    for number in range(1, 32):
+        if number not in (SIGKILL, 19):
+            _libc.signal(number, None)
+
+
+def no_new_privileges() -> None:
+    """Let no program started from now on gain rights by set-id or file capabilities (prctl(2))."""
+    _prctl(_NO_NEW_PRIVS, 1)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,6 @@ class LayerExecutor:
 
     def execute(self, action: Action, *, name: str, scratch: Path, cancel: Event) -> ActionResult:
         """Run one action (see `Executor.execute`)."""
-        userns.check()
         folder = self._store.cas.tmp()
         try:
             staging.prepare(folder)
@@ -43,6 +43,7 @@ class LayerExecutor:
             "do": "step",
             "folder": str(folder),
             "trees": [str(tree) for tree in self._trees(action.root)],
+            "owners": self._owners(action.root) if userns.alone() else None,
             "command": action.command,
             "env": env,
             "cwd": action.cwd,
@@ -61,10 +62,24 @@ class LayerExecutor:
         return ActionResult(outputs, layer, said, finished.seconds)
 
     def _trees(self, root: Sequence[Blob]) -> list[Path]:
-        return [self._store.trees.get(f"layer-{blob.hex}", self._maker(blob), owned=True) for blob in root]
+        return [self._store.trees.get(_name(blob), self._maker(blob), owned=True) for blob in root]
 
     def _maker(self, blob: Blob) -> _Maker:
         return _Maker(self._store.cas.path(blob.digest))
+
+    def _owners(self, root: Sequence[Blob]) -> list[tuple[str, int, int]]:
+        """Who owns what in a root, bottom to top, where its trees cannot say it."""
+        found: list[tuple[str, int, int]] = []
+        for blob in root:
+            noted = self._store.trees.get(f"owners-{blob.hex}", _Noter(self._store.cas.path(blob.digest)))
+            found += map(tuple, json.loads((noted / "owners").read_bytes()))
+        named = {path for path, user, group in found if user or group}
+        return [one for one in found if one[0] in named]
+
+
+def _name(blob: Blob) -> str:
+    """A tree's name; one whose owners are noted beside it is another tree."""
+    return f"layer-{blob.hex}{'-alone' if userns.alone() else ''}"
 
 
 class _Maker:
@@ -75,7 +90,23 @@ class _Maker:
 
     def __call__(self, into: Path) -> None:
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        request = {"do": "extract", "tar": str(self._tar), "into": str(into), "alone": userns.alone()}
         try:
-            userns.call({"do": "extract", "tar": str(self._tar), "into": str(into)}, log=null)
+            userns.call(request, log=null)
         finally:
             os.close(null)
+
+
+class _Noter:
+    """Writes down the owner of each path of a layer."""
+
+    def __init__(self, tar: Path) -> None:
+        self._tar = tar
+
+    def __call__(self, into: Path) -> None:
+        from kairosbuild.oci.reader import read_tar
+
+        with self._tar.open("rb") as stream:
+            found = [(entry.path, entry.uid, entry.gid) for entry, _ in read_tar(stream)]
+        into.mkdir(exist_ok=True)
+        (into / "owners").write_text(json.dumps(found))

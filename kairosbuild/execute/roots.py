@@ -38,7 +38,7 @@ class Roots:
 def _extract(tar: Path, into: Path, *, overlay: bool) -> None:
     from kairosbuild.oci.extract import extract
 
-    extract(tar, into, owners=False, overlay=overlay)
+    extract(tar, into, owners="dropped", overlay=overlay)
 
 
 def _extract_all(tars: Sequence[Path], into: Path) -> None:

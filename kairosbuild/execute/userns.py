@@ -1,8 +1,9 @@
 """A user namespace in which every owner exists, and the worker processes that do their work in it.
 
 As root the ids are mapped to themselves; as an ordinary user to the subordinate ids of /etc/subuid
-and /etc/subgid, by the set-id programs newuidmap and newgidmap (Debian's package uidmap). Either
-way a worker sees the ids 0 to 65535, and what it makes is the same.
+and /etc/subgid, by the set-id programs newuidmap and newgidmap (Debian's package uidmap). Without
+those a worker is root and alone, and who owns what is remembered (see `fakeowners`). What it makes
+is the same each time.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 from kairosbuild.core import process
 from kairosbuild.core.errors import HostError
 from kairosbuild.core.process import Finished
+from kairosbuild.execute import fakeowners, jail
 
 IDS = 65536  # how many owners there are, 0 and nobody included
 _LOOK = 0.1  # seconds between looks at the cancel event
@@ -33,10 +35,18 @@ _GRACE = 5.0  # seconds a worker gets to clean up after itself
 _PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
-def check() -> None:
-    """Whether every owner can be had here. Raises HostError: `no-subuids`."""
-    if os.geteuid() != 0:
+@cache
+def alone() -> bool:
+    """Whether a namespace here has no owner but one: for an ordinary user without subordinate ids."""
+    if os.geteuid() == 0:
+        return False
+    try:
         _mappers()
+    except HostError:
+        if fakeowners.supported():
+            return True
+        raise
+    return False
 
 
 def interpreter(module: str) -> tuple[str, ...]:
@@ -94,10 +104,12 @@ def _introduce(sock: socket.socket, pid: int) -> None:
     if os.geteuid() == 0:
         for name in ("uid_map", "gid_map"):
             Path(f"/proc/{pid}/{name}").write_text(f"0 0 {IDS}")
+    elif alone():
+        jail.write_single_map(os.geteuid(), os.getegid(), pid)
     else:
         for mapper, own, first in _mappers():
             _map(mapper, pid, own, first)
-    sock.sendall(b"mapped\n")
+    sock.sendall(b"alone\n" if alone() else b"mapped\n")
 
 
 def _map(mapper: str, pid: int, own: int, first: int) -> None:

@@ -18,12 +18,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kairosbuild.execute import jail
+from kairosbuild.execute import fakeowners, jail
 
 SKELETON = ("proc", "dev", "tmp", "in", "out", "sys", "run")
 """Mount points of the sandbox. They are the lowest layer of the overlay, so no step is seen to make them."""
 
 _FAILED = 125
+_OWNERS = "owners"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -39,8 +40,10 @@ def main(argv: Sequence[str]) -> None:
         os._exit(1)
     os.write(sock, b"entered\n")
     asked = open(sock, "rb", closefd=False)  # noqa: SIM115 - open until the process ends
-    if asked.readline() == b"mapped\n":
-        os.setgroups(())
+    mapped = asked.readline()
+    if mapped in (b"mapped\n", b"alone\n"):
+        if mapped == b"mapped\n":
+            os.setgroups(())
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         request = json.loads(asked.readline())
@@ -56,10 +59,11 @@ def _answer(request: dict[str, Any], sock: int, log: int) -> dict[str, Any]:
 
 
 def _extract(request: dict[str, Any], sock: int, log: int) -> dict[str, Any]:
-    """Unpack the layer `tar` into the folder `into`, owners and all."""
+    """Unpack the layer `tar` into the folder `into`; with `alone` all but its owners."""
     from kairosbuild.oci.extract import extract
 
-    extract(Path(request["tar"]), Path(request["into"]), owners=True, overlay=True)
+    tar, into = Path(request["tar"]), Path(request["into"])
+    extract(tar, into, owners="elsewhere" if request["alone"] else "kept", overlay=True)
     return {"code": 0}
 
 
@@ -92,6 +96,7 @@ def _step(request: dict[str, Any], sock: int, log: int) -> dict[str, Any]:
 def _inside(request: dict[str, Any], folder: str, log: int) -> None:
     """In the child: make the root, enter it, run the command. Never returns."""
     code = _FAILED
+    told = os.open(f"{folder}/{_OWNERS}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         jail.die_with_parent()
         jail.own_mounts()
@@ -100,11 +105,19 @@ def _inside(request: dict[str, Any], folder: str, log: int) -> None:
         jail.keep_capabilities(jail.SETUP_CAPABILITIES)
         jail.be_init()
         jail.forget_keys()
-        code = jail.run_as_init(request["command"], request["env"], request["cwd"], log)
-    except OSError as error:
-        os.write(log, f"sandbox: {error}\n".encode())
+        code = _run(request, log, told)
+    except Exception as error:  # whatever it is, the log has to say it
+        os.write(log, f"sandbox: {error!r}\n".encode())
     finally:
         os._exit(code)
+
+
+def _run(request: dict[str, Any], log: int, told: int) -> int:
+    """Run the command; what it says of owners that do not exist here goes to the descriptor `told`."""
+    words = request["command"], request["env"], request["cwd"], log
+    if request["owners"] is None:
+        return jail.run_as_init(*words)
+    return fakeowners.run_as_init(*words, request["owners"], told)
 
 
 def _enter(request: dict[str, Any], folder: str) -> None:
@@ -150,12 +163,19 @@ def _capture(request: dict[str, Any], folder: str) -> None:
     upper = f"{folder}/upper"
     _drop(upper, request["drop"])
     with open(f"{folder}/layer.tar", "xb") as out:  # noqa: PTH123
-        index = write_tree(Path(upper), out, request["epoch"], overlay=True)
+        index = write_tree(Path(upper), out, request["epoch"], overlay=True, owners=_owners(folder))
     with open(f"{folder}/layer.index", "xb") as out:  # noqa: PTH123
         out.write(index)
     for top, names, files in os.walk(f"{folder}/out"):
         for name in (*names, *files):
             os.lchown(os.path.join(top, name), 0, 0)
+
+
+def _owners(folder: str) -> dict[str, tuple[int, int]]:
+    """Who owns what, where the file system does not know it."""
+    with open(f"{folder}/{_OWNERS}", "rb") as file:  # noqa: PTH123
+        lines = [line.split(b" ", 2) for line in file.read().split(b"\0") if line]
+    return {os.fsdecode(path): (int(user), int(group)) for user, group, path in lines}
 
 
 def _drop(upper: str, globs: Sequence[str]) -> None:

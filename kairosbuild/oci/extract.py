@@ -11,7 +11,7 @@ import stat
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from kairosbuild.core.digest import CHUNK
 from kairosbuild.core.errors import HostError, InputError
@@ -22,12 +22,16 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def extract(tar: Path, into: Path, *, owners: bool, overlay: bool) -> None:
+Owners = Literal["kept", "elsewhere", "dropped"]
+
+
+def extract(tar: Path, into: Path, *, owners: Owners, overlay: bool) -> None:
     """Unpack a layer (an uncompressed tar) into a folder, which is made if it is missing.
 
-    With `owners`, owners, set-id bits, file capabilities and device nodes are kept, which takes root or a
-    user namespace; a device beneath dev/ that the kernel denies is left out. Without, all belongs to the
-    caller, who can read every file and enter every folder. With `overlay`, whiteouts become those of
+    `kept`: owners, set-id bits, file capabilities and device nodes are kept, which takes root or a
+    user namespace; a device beneath dev/ that the kernel denies is left out. `elsewhere`: all of that but
+    the owners. `dropped`: all belongs to the caller, who can read every file and enter every folder, and
+    nothing has rights of its own. With `overlay`, whiteouts become those of
     overlayfs (userxattr); else they stay the empty files they are in a layer.
     A folder that the tar only implies gets 0755. Raises InputError: `extract-link` (a step through
     what is no folder), `extract-exists` (a file where a folder with content is).
@@ -41,8 +45,9 @@ def extract(tar: Path, into: Path, *, owners: bool, overlay: bool) -> None:
 class _Tree:
     """The folder being filled; descriptors of the current path stay open, as most entries share it."""
 
-    def __init__(self, into: Path, owners: bool, overlay: bool) -> None:
-        self._owners = owners
+    def __init__(self, into: Path, owners: Owners, overlay: bool) -> None:
+        self._chown = owners == "kept"
+        self._rights = owners != "dropped"
         self._overlay = overlay
         self._root = os.open(into, _FOLDER)
         self._open: list[tuple[str, int]] = []
@@ -121,7 +126,7 @@ class _Tree:
         self._settle_special(entry, at, name)
 
     def _device(self, entry: Entry, at: int, name: str) -> bool:
-        if not self._owners:
+        if not self._rights:
             return False
         kind = stat.S_IFCHR if entry.type == "char" else stat.S_IFBLK
         try:
@@ -169,9 +174,9 @@ class _Tree:
 
     def _settle(self, entry: Entry, fd: int) -> None:
         mode = entry.mode
-        if self._owners:
+        if self._chown:
             os.fchown(fd, entry.uid, entry.gid)
-        else:
+        elif not self._rights:
             mode = (mode & 0o1777) | (0o700 if entry.type == "dir" else 0o600)
         os.fchmod(fd, mode)
         for key, value in entry.xattrs:
@@ -179,7 +184,7 @@ class _Tree:
         os.utime(fd, (entry.mtime, entry.mtime))
 
     def _settle_special(self, entry: Entry, at: int, name: str) -> None:
-        if self._owners:
+        if self._chown:
             os.chown(name, entry.uid, entry.gid, dir_fd=at, follow_symlinks=False)
         if entry.type != "symlink":
             os.chmod(name, entry.mode, dir_fd=at)
@@ -187,10 +192,10 @@ class _Tree:
 
     def _xattr(self, fd: int, key: str, value: bytes) -> None:
         try:
-            if self._owners or key.startswith("user."):
+            if self._rights or key.startswith("user."):
                 os.setxattr(fd, key, value)
         except OSError:
-            if self._owners:
+            if self._rights:
                 raise
 
     def _settle_folders(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
@@ -46,12 +47,20 @@ def scan(root: Path, *, overlay: bool = False) -> Iterator[tuple[Entry, Path | N
 
 
 def write_tree(
-    root: Path, out: BinaryIO, epoch: int, *, overlay: bool = False, flat_time: bool = False
+    root: Path,
+    out: BinaryIO,
+    epoch: int,
+    *,
+    overlay: bool = False,
+    flat_time: bool = False,
+    owners: Mapping[str, tuple[int, int]] | None = None,
 ) -> bytes:
     """Write the canonical layer of this folder, return its index; quicker than `write_layer(scan(root))`.
 
-    Every file is opened before it is looked at: one way to it instead of three.
+    Every file is opened before it is looked at: one way to it instead of three. `owners` says who owns
+    what (user and group by path) where the file system does not.
     """
+    owners = owners or {}
     links: _Links = {}
     with Behind(out) as sink:
         writer = Writer(sink, epoch, flat_time=flat_time)
@@ -61,11 +70,11 @@ def write_tree(
             elif item.is_file(follow_symlinks=False):
                 fd = os.open(item.path, _READ)
                 try:
-                    _add_file(path, item.path, fd, links, writer)
+                    _add_file(path, item.path, fd, links, writer, owners.get(path))
                 finally:
                     os.close(fd)
             elif entry := _entry(path, item.path, item.stat(follow_symlinks=False), item.path, links):
-                writer.add(entry, None)
+                writer.add(_owned(entry, owners.get(path)), None)
         return writer.end()
 
 
@@ -73,12 +82,18 @@ _Links = dict[tuple[int, int], str]
 """The first path of each file with several, by device and inode."""
 
 
-def _add_file(path: str, full: str, fd: int, links: _Links, writer: Writer) -> None:
+def _add_file(
+    path: str, full: str, fd: int, links: _Links, writer: Writer, owner: tuple[int, int] | None
+) -> None:
     info = os.fstat(fd)
-    if info.st_nlink == 1 and stat.S_ISREG(info.st_mode) and not os.listxattr(fd):
+    if info.st_nlink == 1 and stat.S_ISREG(info.st_mode) and owner is None and not os.listxattr(fd):
         writer.add_file(path, info, fd)
     elif entry := _entry(path, full, info, fd, links):
-        writer.add(entry, fd if entry.type == "file" else None)
+        writer.add(_owned(entry, owner), fd if entry.type == "file" else None)
+
+
+def _owned(entry: Entry, owner: tuple[int, int] | None) -> Entry:
+    return replace(entry, uid=owner[0], gid=owner[1]) if owner else entry
 
 
 def _walk(root: Path, overlay: bool) -> Iterator[tuple[str, _Item]]:

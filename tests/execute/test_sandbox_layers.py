@@ -22,7 +22,6 @@ from hostroot import file_layer, host_root, put_layer
 from peers import peer
 
 from kairosbuild.core.digest import Blob
-from kairosbuild.core.errors import HostError
 from kairosbuild.execute import userns
 from kairosbuild.execute.executor import ActionError
 from kairosbuild.execute.layerstep import LayerExecutor
@@ -32,17 +31,6 @@ from kairosbuild.oci.index import Index
 from kairosbuild.store.store import Store
 
 EPOCH = 1_700_000_000
-
-
-def all_owners() -> bool:
-    try:
-        userns.check()
-    except HostError:
-        return False
-    return True
-
-
-needs_owners = pytest.mark.skipif(not all_owners(), reason="neither root nor subordinate ids")
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +54,18 @@ def executor(store: Store) -> LayerExecutor:
 Run = Callable[..., ActionResult]
 
 
+@pytest.fixture(params=["all", "one"])
+def owners(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every owner exists in the step's namespace, or only one, as for a user without subordinate ids."""
+    if request.param == "all" and userns.alone():
+        pytest.skip("neither root nor subordinate ids")
+    if request.param == "one":
+        monkeypatch.setattr(userns, "alone", lambda: True)
+    return str(request.param)
+
+
 @pytest.fixture
-def run(executor: LayerExecutor, root: Blob, tmp_path: Path) -> Run:
+def run(owners: str, executor: LayerExecutor, root: Blob, tmp_path: Path) -> Run:
     def once(
         script: str, *more_layers: Blob, cancel: threading.Event | None = None, **more: Any
     ) -> ActionResult:
@@ -87,7 +85,6 @@ def left_behind(store: Store) -> list[str]:
     return [path.name for path in (store.root / "tmp").iterdir()]
 
 
-@needs_owners
 def test_changes_become_a_layer(run: Run, store: Store) -> None:
     low = put_layer(
         store,
@@ -132,7 +129,6 @@ def test_changes_become_a_layer(run: Run, store: Store) -> None:
     assert found["opt/pipe"].isfifo()
 
 
-@needs_owners
 def test_times_are_the_epoch_at_most(run: Run, store: Store) -> None:
     found = members(store, run("touch /now; touch -d @1000000000 /then; mkdir /dir"))
     assert {name: member.mtime for name, member in found.items()} == {
@@ -142,24 +138,20 @@ def test_times_are_the_epoch_at_most(run: Run, store: Store) -> None:
     }
 
 
-@needs_owners
 def test_the_actions_own_epoch_wins(run: Run, store: Store) -> None:
     assert members(store, run("touch /x", env={"SOURCE_DATE_EPOCH": "5"}))["x"].mtime == 5
 
 
-@needs_owners
 def test_the_sandbox_is_not_in_the_layer(run: Run, store: Store) -> None:
     result = run("touch /tmp/x /run/x /dev/x /out/x; ls / > /out/names; touch /real", outputs=("names",))
     assert set(members(store, result)) == {"real"}
     assert {b"in", b"out", b"proc", b"sys", b"run"} <= set(store.cas.read(result.outputs["names"]).split())
 
 
-@needs_owners
 def test_nothing_changed_is_an_empty_layer(run: Run, store: Store) -> None:
     assert members(store, run("ls -R /bin > /dev/null; cat /bin/cat > /dev/null")) == {}
 
 
-@needs_owners
 def test_drop_leaves_things_out(run: Run, store: Store) -> None:
     low = file_layer(store, "keep", b"below")
     found = members(
@@ -175,7 +167,6 @@ def test_drop_leaves_things_out(run: Run, store: Store) -> None:
     assert found["var/log/x"].isfile()
 
 
-@needs_owners
 def test_index_describes_the_layer(run: Run, store: Store) -> None:
     result = run("mkdir /a; echo hello > /a/b")
     assert result.layer is not None
@@ -186,7 +177,6 @@ def test_index_describes_the_layer(run: Run, store: Store) -> None:
     assert data[place.data : place.data + place.entry.size] == b"hello\n"
 
 
-@needs_owners
 def test_steps_build_upon_each_other(run: Run, store: Store) -> None:
     one = run("mkdir /data; echo 1 > /data/one; chown 9 /data/one")
     two = run("stat -c %u /data/one; rm /data/one; echo 2 > /data/two", one.layer.layer)  # type: ignore[union-attr]
@@ -195,7 +185,6 @@ def test_steps_build_upon_each_other(run: Run, store: Store) -> None:
     assert three.log == b"two\n"
 
 
-@needs_owners
 def test_a_root_of_nothing(executor: LayerExecutor, store: Store, tmp_path: Path) -> None:
     tool = store.cas.add_copy(Path(peer("busybox", "busybox-static")))
     action = Action(
@@ -209,7 +198,6 @@ def test_a_root_of_nothing(executor: LayerExecutor, store: Store, tmp_path: Path
     assert set(members(store, done)) == {"etc", "etc/x"}
 
 
-@needs_owners
 def test_failure_is_told_and_leaves_nothing(run: Run, store: Store) -> None:
     before = left_behind(store)
     with pytest.raises(ActionError) as caught:
@@ -219,7 +207,6 @@ def test_failure_is_told_and_leaves_nothing(run: Run, store: Store) -> None:
     assert left_behind(store) == before
 
 
-@needs_owners
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 def test_stopping_leaves_nothing(run: Run, store: Store, how: str) -> None:
     before, word, cancel = left_behind(store), str(random.randrange(10**8, 10**9)), threading.Event()
@@ -249,7 +236,6 @@ def _running(word: str) -> bool:
     return any(word.encode() in line(place).split(b"\0") for place in Path("/proc").glob("[0-9]*/cmdline"))
 
 
-@needs_owners
 @pytest.mark.parametrize(
     "script",
     [
@@ -269,14 +255,12 @@ def test_a_step_cannot_reach_the_host(run: Run, store: Store, script: str) -> No
     assert store.cas.verify(blob)
 
 
-@needs_owners
 def test_a_step_sees_no_network_and_no_host(run: Run) -> None:
     said = run("cat /proc/net/dev; ls /; ls /proc/1/root/ || true; uname -n").log.decode()
     assert "kbuild" in said and "eth0" not in said
     assert not {"home", "root", "boot"} & set(said.split())
 
 
-@needs_owners
 def test_layers_below_stay_as_they_are(run: Run, store: Store) -> None:
     low = file_layer(store, "x", b"as it was")
     run("echo changed > /x; rm -f /bin/cat", low)
@@ -323,7 +307,10 @@ def somebody() -> Iterator[str]:
     subprocess.run(["userdel", "--remove", name], check=True, capture_output=True)
 
 
-def test_an_ordinary_user_makes_the_same_layer(somebody: str, run: Run, store: Store, root: Blob) -> None:
+@pytest.mark.parametrize("path", [None, "/nonexistent"], ids=["uidmap", "no-uidmap"])
+def test_an_ordinary_user_makes_the_same_layer(
+    somebody: str, path: str | None, run: Run, store: Store, root: Blob
+) -> None:
     ours = run(SCRIPT)
     user = pwd.getpwnam(somebody)
     with tempfile.TemporaryDirectory(prefix="kbuild-test-") as folder:
@@ -337,7 +324,7 @@ def test_an_ordinary_user_makes_the_same_layer(somebody: str, run: Run, store: S
             group=user.pw_gid,
             extra_groups=(),
             cwd="/",
-            env={"PATH": os.environ["PATH"]},
+            env={"PATH": path or os.environ["PATH"]},
             capture_output=True,
             text=True,
             check=False,
@@ -363,11 +350,46 @@ def _python(uid: int) -> str:
     pytest.skip("no interpreter that another user may start")
 
 
-def test_without_subordinate_ids_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_owners_are_remembered_where_there_is_only_one(
+    run: Run, store: Store, owners: str, root: Blob
+) -> None:
+    low = put_layer(
+        store,
+        [
+            (Entry("a", "dir", 0o2755, uid=3, gid=4), None),
+            (Entry("a/f", "file", 0o640, gid=42), b"f"),
+            (Entry("a/l", "symlink", 0o777, uid=5, gid=6, target="f"), None),
+            (Entry("a/s", "file", 0o4755, uid=7), b"s"),
+        ],
+    ).layer
+    script = (
+        "stat -c '%n %u:%g %a' /a /a/f /a/l /a/s; stat -Lc %u:%g /a/l; echo x >> /a/f; chmod 4755 /a/s;"
+        "stat -c %u:%g /a/f; mv /a/f /a/g; stat -c %u:%g /a/g; ls -ln /a | head -3; cp -a /a /b;"
+        "chown 9 /a/s; stat -c '%u:%g %a' /a/s; rm /a/g; echo n > /a/n; stat -c %u:%g /a/n; ln /a/s /a/t;"
+        "cd /a; chown -h :8 l; chown -R 0:0 /b/l; chown 1:1 /nowhere || true; exec 3< /a/n; chown 11 /proc/self/fd/3"
+    )
+    result = run(script, low)
+    assert result.log.decode().splitlines()[:8] == [
+        "/a 3:4 2755", "/a/f 0:42 640", "/a/l 5:6 777", "/a/s 7:0 4755", "0:42", "0:42", "0:42", "total 8",
+    ]  # fmt: skip
+    found = {name: (one.uid, one.gid, oct(one.mode)) for name, one in members(store, result).items()}
+    assert found["a/s"] == (9, 0, "0o755")  # a new owner takes the set-id bit away
+    assert found["a/n"] == (11, found["a/n"][1], "0o644")
+    assert found["a/l"][:2] == (5, 8) and found["b"][:2] == (3, 4)
+    assert found["b/l"][:2] == (0, 0) and found["b/g"] == (0, 42, "0o640") and found["b/s"][0] == 7
+
+
+def test_a_process_may_become_somebody_else(run: Run) -> None:
+    assert b"ok" in run("setpriv --reuid 33 --regid 33 --clear-groups sh -c 'echo ok'").log
+
+
+def test_without_subordinate_ids_a_worker_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     userns._mappers.cache_clear()
-    with pytest.raises(HostError) as caught:
-        userns.check()
-    userns._mappers.cache_clear()
-    assert caught.value.reason == "no-subuids" and "uidmap" in caught.value.hint
+    userns.alone.cache_clear()
+    try:
+        assert userns.alone()
+    finally:
+        userns._mappers.cache_clear()
+        userns.alone.cache_clear()

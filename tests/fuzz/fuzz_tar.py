@@ -115,7 +115,7 @@ def _unpacked(data: bytes, folder: Path) -> None:
     (folder / "raw.tar").write_bytes(data)
     (folder / "raw").mkdir()
     (folder / "raw" / "a").symlink_to(folder / "outside")
-    extract(folder / "raw.tar", folder / "raw", owners=False, overlay=False)
+    extract(folder / "raw.tar", folder / "raw", owners="dropped", overlay=False)
 
 
 def _normalised(data: bytes, folder: Path) -> None:
@@ -126,7 +126,7 @@ def _normalised(data: bytes, folder: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(one.getvalue()), errors="surrogateescape") as tar:
         assert tar.getnames() == list(Index.loads(index).paths())
     (folder / "one.tar").write_bytes(one.getvalue())
-    extract(folder / "one.tar", folder / "one", owners=False, overlay=False)
+    extract(folder / "one.tar", folder / "one", owners="dropped", overlay=False)
 
 
 def mended(data: bytes) -> bytes:

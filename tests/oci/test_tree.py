@@ -31,7 +31,7 @@ def layer_of(root: Path, *, overlay: bool = False) -> bytes:
 def unpacked(items: list[Item], into: Path, *, owners: bool = False, overlay: bool = False) -> Path:
     tar = into.with_name(into.name + ".tar")
     tar.write_bytes(written(items)[0])
-    extract(tar, into, owners=owners, overlay=overlay)
+    extract(tar, into, owners="kept" if owners else "dropped", overlay=overlay)
     return into
 
 
