@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,25 +136,29 @@ def grid(width: int) -> Iterator[Grid]:
         yield made
 
 
-def host_tar(target: Path) -> None:
-    """A root file system of this machine's own sh, cat and cksum: both sides run the very same programs."""
+def host_tar(target: Path, libraries: Sequence[str] = ()) -> None:
+    """A root file system of this machine's own sh, cat, date and cksum: both sides run the very same programs.
+
+    `libraries` are names of more of the C library's own, out of the folder where it is.
+    """
     with tarfile.open(target, "w") as tar:
         for name in ("dev", "etc", "in", "out", "proc", "tmp"):
             entry = tarfile.TarInfo(name)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(entry)
-        for path in _with_libraries(["/bin/sh", "/bin/cat", "/usr/bin/cksum"]):
+        for path in _with_libraries(["/bin/sh", "/bin/cat", "/bin/date", "/usr/bin/cksum"], libraries):
             data = Path(path).read_bytes()
             entry = tarfile.TarInfo(path.lstrip("/"))
             entry.size, entry.mode = len(data), 0o755
             tar.addfile(entry, io.BytesIO(data))
 
 
-def _with_libraries(programs: list[str]) -> list[str]:
+def _with_libraries(programs: list[str], more: Sequence[str]) -> list[str]:
     found = dict.fromkeys(programs)
     for program in programs:
         found.update(dict.fromkeys(re.findall(r"(/\S+) \(0x", _run(["ldd", program], Path("/")))))
-    return list(found)
+    libc = next(Path(path) for path in found if "/libc.so" in path)
+    return [*found, *(str(libc.with_name(name)) for name in more)]
 
 
 def _run(command: list[str], folder: Path) -> str:

@@ -26,8 +26,12 @@ PURPOSES: dict[str, tuple[str, ...]] = {
     "apt": (*SHELL, "apt", "dpkg"),
     "buildah": (*SHELL, "buildah", "netavark", "util-linux", "mount"),
     "sandbox": (*SHELL, "bubblewrap", "uidmap", "util-linux"),
+    "clock": ("libfaketime",),
 }  # fmt: skip
 """What is in the tree of each purpose, before dependencies."""
+
+SUITES = {"clock": "bookworm"}
+"""Where a tree is not of `SUITE`: a library that is loaded into the programs of others asks for an old libc."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,6 @@ def wanted(spec: ToolsSpec) -> tuple[str, ...]:
 
 def declaration_for(purpose: str) -> Declaration:
     """The node that stands for a built-in tools tree, named `tools:PURPOSE`."""
-    spec: dict[str, Any] = {"purpose": purpose, "packages": [], "suite": SUITE}
+    spec: dict[str, Any] = {"purpose": purpose, "packages": [], "suite": SUITES.get(purpose, SUITE)}
     wanted(ToolsSpec(purpose=purpose))
     return Declaration(f"tools:{purpose}", "tools", spec)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from cli_workspace import Workspace
 
+from benchmarks.grid import host_tar
+
 ALL = 5
 MARK = os.getpid()  # other suites may run on this machine
 
@@ -155,6 +157,17 @@ def test_verify_names_the_file_that_differs(workspace: Workspace) -> None:
     recipe.write_text(recipe.read_text() + more)
     out, _ = workspace.kbuild("verify", "small.yaml", "odd", code=1)
     assert "odd" in out and "/usr/unique" in out
+
+
+@pytest.mark.parametrize("libraries", [(), ("libm.so.6",)], ids=["does-not-load", "loads"])
+def test_verify_sets_another_clock(workspace: Workspace, libraries: tuple[str, ...]) -> None:
+    host_tar(workspace.folder / "base.tar", libraries)
+    recipe = workspace.folder / "small.yaml"
+    recipe.write_text(
+        recipe.read_text() + "  odd: {kind: run, on: [base], command: date +%Y-%m >/usr/month}\n"
+    )
+    out, _ = workspace.kbuild("verify", "small.yaml", "odd", code=1 if libraries else 0)
+    assert ("/usr/month" if libraries else "equal") in out
 
 
 def test_the_cache_can_be_looked_at_tidied_and_proved(workspace: Workspace) -> None:
