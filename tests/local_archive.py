@@ -1,5 +1,6 @@
 """A small Debian archive: made and signed here, served on loopback by a server that can misbehave."""
 
+import gzip
 import hashlib
 import io
 import lzma
@@ -89,7 +90,9 @@ class Archive:
         self.paragraphs.append(f"{control}Filename: {where}\nSize: {len(deb)}\nSHA256: {sha}\n")
         return deb
 
-    def publish(self, suite: str = "trixie", *, codename: str = "", component: str = "main") -> None:
+    def publish(
+        self, suite: str = "trixie", *, codename: str = "", component: str = "main", contents: str = ""
+    ) -> None:
         index = "\n".join(self.paragraphs).encode()
         packed = lzma.compress(index)
         sha = hashlib.sha256(packed).hexdigest()
@@ -99,6 +102,11 @@ class Archive:
             f"Origin: Debian\nSuite: {suite}\nCodename: {codename or suite}\n"
             f"Date: Sat, 12 Sep 2026 07:55:41 UTC\nSHA256:\n {sha} {len(packed)} {folder}/Packages.xz\n"
         )
+        if contents:
+            listed = gzip.compress(contents.encode(), mtime=0)
+            where, sha = f"{component}/Contents-all.gz", hashlib.sha256(listed).hexdigest()
+            self.files[f"dists/{suite}/{where}"] = listed
+            text += f" {sha} {len(listed)} {where}\n"
         self.files[f"dists/{suite}/InRelease"] = self.key.sign(text.encode())
 
 

@@ -134,6 +134,9 @@ class LockPhase:
         locker = NodeLocker(self, node)
         try:
             return node.kind.lock(node.spec, locker)
+        except InputError as error:
+            error.origin = error.origin or node.declaration.origin
+            raise
         finally:
             locker.close()
 
@@ -147,7 +150,7 @@ class NodeLocker:
     """`graph.node.Locker` for one node."""
 
     def __init__(self, phase: LockPhase, node: Node) -> None:
-        self.platform, self.epoch = phase.means.platform, phase.means.epoch
+        self.name, self.platform, self.epoch = node.name, phase.means.platform, phase.means.epoch
         self._phase, self._node, self._means = phase, node, phase.means
         self._scratch: Path | None = None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError
 from kairosbuild.families.below import files_below
-from kairosbuild.families.family import Below, Keep, KernelRequest, Request, System
+from kairosbuild.families.family import Below, DriversRequest, Keep, KernelRequest, Request, System
 from kairosbuild.graph.action import Action, LayerRef
 from kairosbuild.graph.node import Locked, Locker, Material, Outputs, Task
 
@@ -61,12 +61,27 @@ class Apt:
 
     def lock_kernel(self, request: KernelRequest, below: Below, locker: Locker) -> Locked:
         """The real kernel's package behind the one that was named, and what its modules are in."""
+        from kairosbuild.families.apt_drivers import headers
+
         plain = Request((), release=request.release, repositories=request.repositories)
         archive = _open(_suites(plain, below), locker)
         image = _real(request, archive)
         packages = _with_parts(image, archive)
-        data = {"packages": [package.json() for package in packages], "image": image.name}
-        return Locked(data, _materials(packages))
+        found, compiler = headers(image, archive) if request.headers else ([], "")
+        data = {
+            "packages": [package.json() for package in packages],
+            "image": image.name,
+            "headers": [package.json() for package in found],
+            "compiler": compiler,
+            "repositories": [release.suite.json() for release in archive.releases],
+        }
+        return Locked(data, _materials([*packages, *found]))
+
+    def lock_drivers(self, request: DriversRequest, kernel: Locked, locker: Locker) -> Locked:
+        """What the archive of the kernel has of it."""
+        from kairosbuild.families.apt_drivers import lock
+
+        return lock(request, kernel, locker)
 
     def unpack(self, files: Sequence[Path], spool: BinaryIO, keep: Keep) -> list[Item]:
         """The files of these debs over merged /usr."""

@@ -78,6 +78,21 @@ class KernelRequest:
     version: str = ""
     release: str = ""
     repositories: tuple[str, ...] = ()
+    headers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DriversRequest:
+    """What a node `name` of drivers wants for the kernel of the node `kernel`, by their words in a recipe."""
+
+    name: str
+    kernel: str
+    dkms: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    firmware: tuple[str, ...] = ()
+    firmware_packages: tuple[str, ...] = ()
+    compiles: bool = False
+    repositories: tuple[str, ...] = ()
 
 
 class Family(Protocol):
@@ -102,7 +117,19 @@ class Family(Protocol):
 
     def lock_kernel(self, request: KernelRequest, below: Below, locker: Locker) -> Locked:
         """The package of a real kernel, and those its modules are in. `data` has `packages` as above and
-        `image`, the name of the one that stands for the kernel. Raises as `lock` does, and `kernel-package`.
+        `image`, the name of the one that stands for the kernel; and, where headers are wanted and the archive
+        has those of exactly this kernel, `headers` (rows as in `packages`, their materials behind those of the
+        packages) and `compiler`, the package that compiles modules for it. Raises as `lock` does, and
+        `kernel-package`.
+        """
+
+    def lock_drivers(self, request: DriversRequest, kernel: Locked, locker: Locker) -> Locked:
+        """What a kernel that was locked (by this family, or not at all) needs beside it.
+
+        `data` has `packages` (each with its `use`: dkms, prebuilt or firmware), `toolchain` (rows; materials in
+        the order of both) and `asked`: what firmware each module named asks for, None when only the built
+        kernel can say. Raises InputError: `drivers-headers`, `drivers-dkms`, `drivers-release`, `firmware-module`,
+        `firmware-missing`, `firmware-packages`, `drivers-family`; and as `lock` does.
         """
 
     def unpack(self, files: Sequence[Path], spool: BinaryIO, keep: Keep) -> list[Item]:

@@ -25,7 +25,7 @@ Outputs = Mapping[str, Blob]
 `layer` an uncompressed tar whose digest is the diffID, with `index` beside it and `stack`, the
 canonical JSON list of `{"layer": blob, "index": blob}` bottom to top that the layer completes;
 `file` any file; `image` the image document; `disk` a bootable disk; `verdict` of a test. A kernel has
-`release`, `config`, `symbols`, `abi` and `headers` for drivers, and like these `boot`: what starting it takes.
+`release`, `kconfig`, `symbols`, `abi` and `headers` for drivers, and like these `boot`: what starting it takes.
 """
 
 
@@ -140,6 +140,7 @@ class Task(Protocol):
 class Locker(Protocol):
     """What a kind may use while it resolves what is mutable. Only here is the network reached."""
 
+    name: str
     platform: str
     epoch: int
 

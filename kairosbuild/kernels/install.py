@@ -72,6 +72,8 @@ def arranged(items: Iterable[Item], named: str = "", only: str = "") -> Installe
             f"{named or 'the package'} has no kernel for its modules {release}", reason="kernel-package"
         )
     headers = {item[0].path: item for item in every if _HEADERS.match(item[0].path)}
+    if not any(entry.type == "file" for entry, _ in headers.values()):
+        headers = {}  # links to what is not there
     return Installed(folder, release, files, headers)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import lzma
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import zstandard
 
 from kairosbuild.boot import elf
 from kairosbuild.boot.modules import canonical, expand, name_of
@@ -12,6 +16,7 @@ from kairosbuild.core.errors import InputError, KbuildError
 
 _VERSION = struct.Struct("<Q56s")  # struct modversion_info of linux/module.h
 _KSYMTAB = "__ksymtab_"
+_BROKEN = (KbuildError, ValueError, OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ def read(path: str, data: bytes) -> Module:
         image = expand(path, data)
         info = elf.modinfo(image)
         wants, has = elf.symbols(image)
-    except (KbuildError, ValueError, OSError, EOFError) as error:
+    except _BROKEN as error:
         raise InputError(f"{path} is no kernel module: {error}", reason="not-a-module") from None
     magic = next((value for key, value in info if key == "vermagic"), "")
     if name is None or not magic:

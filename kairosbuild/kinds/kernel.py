@@ -1,38 +1,65 @@
-"""Kind `kernel`: a kernel and its modules as a layer of their own, all beneath lib/modules/VERSION.
+"""Kind `kernel`: a kernel and its modules as a layer of their own, all beneath lib/modules/RELEASE.
 
-No maintainer script runs and /boot stays empty: what boots is made from this folder (Linux and systemd
-agree on `vmlinuz` in it, see kernel-install(8)). Which version it is, the package says, never this machine.
+From a package of a distribution, out of the image of another node, out of a tar, or compiled. No maintainer
+script runs and /boot stays empty. Which release it is, its own files say, never this machine. What modules
+are compiled and compared with (headers, symbol versions, config) are outputs beside the layer.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kairosbuild.core.canonical import dumps
 from kairosbuild.core.digest import Blob
-from kairosbuild.core.errors import NodeError
 from kairosbuild.families.below import below, family_of
 from kairosbuild.families.family import Below, KernelRequest, System
 from kairosbuild.families.table import TABLE
-from kairosbuild.graph.node import Locked, Locker, Outputs, Task
-from kairosbuild.graph.stack import layer_outputs
-from kairosbuild.recipe.fields import ref, text, texts
+from kairosbuild.graph.action import Action
+from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.graph.stack import layer_outputs, stack_of
+from kairosbuild.kernels import install, kconfig, lists
+from kairosbuild.recipe.declaration import Declaration
+from kairosbuild.recipe.fields import flag, record, ref, source, text, textmap, texts
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from kairosbuild.oci.index import Index
     from kairosbuild.oci.layer import Item
 
-_MODULES = re.compile(r"((?:usr/)?lib/modules/)([^/]+)")
-_FROM_BOOT = ("vmlinuz", "config", "System.map")
+_SOURCES = ("package", "from", "archive", "tarball", "compile")
+_PATIENCE = 6 * 3600.0  # seconds to compile a kernel
+_MACHINES = {"amd64": "x86_64", "arm64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True)
+class CompileSpec:
+    """A kernel compiled from its source."""
+
+    archive: str = ref("A node whose file is the source, a tar of one folder.", accepts=("file",))
+    base: str = text(
+        "The target of its make that the configuration begins with.",
+        "defconfig",
+        pattern="[a-z0-9_]+config",
+        example="tinyconfig",
+    )
+    config: str = source("A whole configuration to begin with instead.", "")
+    fragment: str = source("A file of options over it, or a folder of such, in the order of their names.", "")
+    options: Mapping[str, str] = textmap(
+        "Options over all that, by their names; `n` for off.", {}, example="CONFIG_EROFS_FS: m"
+    )
+    localversion: str = text("What the release ends with.", "", pattern=r"(-[A-Za-z0-9.+~-]*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class KernelSpec:
-    """Which kernel."""
+    """Which kernel: exactly one of package, from, archive, tarball and compile says."""
 
     package: str = text(
-        "The package; one that only names the newest kernel will do.", example="linux-image-cloud-amd64"
+        "The package; one that only names the newest kernel will do.", "", example="linux-image-cloud-amd64"
     )
     version: str = text("Hold it at this version of the package.", "", example="6.12.48-1")
     on: str = ref(
@@ -43,74 +70,224 @@ class KernelSpec:
     repositories: tuple[str, ...] = texts(
         "Components or repositories of it; without them, those of the base.", ()
     )
+    from_: str = ref("A node whose image holds the kernel, such as a base.", "", accepts=("layer",))
+    archive: str = ref("A node whose file is a tar with boot/ and lib/modules/.", "", accepts=("file",))
+    tarball: str = source("Such a tar in the workspace.", "")
+    compile: CompileSpec | None = record("Compile it.", CompileSpec, None)
+    only: str = text("The kernel's release, where what it is taken from holds several.", "")
+    headers: bool = flag("Yield headers and symbol versions too, for drivers.", True)
+    cmdline: tuple[str, ...] = texts(
+        "Arguments that it is always started with.", (), check=lists.argument_complaint
+    )
+    load: tuple[str, ...] = texts("Modules to load when the system starts.", (), check=lists.complaint)
+    early: tuple[str, ...] = texts(
+        "Modules that the initrd has and loads before the root is there.", (), check=lists.complaint
+    )
+    blacklist: tuple[str, ...] = texts("Modules that are never loaded.", (), check=lists.complaint)
+    options: Mapping[str, str] = textmap("Options of modules.", {}, check=lists.complaint, example="fast=1")
 
 
 class Kernel:
     """See the module."""
 
     name: ClassVar[str] = "kernel"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Spec: ClassVar[type] = KernelSpec
     produces: ClassVar[str] = "layer"
 
     def tools(self, spec: KernelSpec) -> tuple[str, ...]:
-        """None."""
-        return ()
+        """A compiler, where it is compiled."""
+        return ("kernel",) if spec.compile else ()
+
+    def check(
+        self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
+    ) -> Iterator[tuple[str, str, str]]:
+        """It comes from one place."""
+        given = [
+            one
+            for one, there in {
+                "package": declaration.spec["package"],
+                "from": declaration.refs.get("from_"),
+                "archive": declaration.refs.get("archive"),
+                "tarball": declaration.sources.get("tarball"),
+                "compile": declaration.spec["compile"],
+            }.items()
+            if there
+        ]
+        if len(given) != 1:
+            field = "" if not given or given[-1] == "from" else given[-1]
+            yield (
+                field,
+                f"a kernel is one of {', '.join(_SOURCES)}, not {' and '.join(given) or 'none'}",
+                "package: linux-image-amd64" if not given else "leave the others out",
+            )
 
     def lock(self, spec: KernelSpec, locker: Locker) -> Locked:
-        """The real kernel's package behind the one that was named, and what its modules are in."""
+        """The real kernel's package behind the one that was named, what its modules are in, its headers."""
+        if not spec.package:
+            return UNLOCKED
         upstream = locker.upstream("on")
         found = below(upstream) if upstream else Below(System("apt", "debian"))
         family = family_of(found)
-        request = KernelRequest(spec.package, spec.version, spec.release, spec.repositories)
+        request = KernelRequest(spec.package, spec.version, spec.release, spec.repositories, spec.headers)
         locked = family.lock_kernel(request, found, locker)
         return Locked({**locked.data, "family": family.name}, locked.materials)
 
     def build(self, task: Task) -> Outputs:
-        """Unpack, and move what is in /boot to its modules."""
-        import tempfile
+        """Sort its files, and write the layer and what goes beside it."""
+        from contextlib import ExitStack
 
-        from kairosbuild.oci.layer import write_layer
-        from kairosbuild.sources.deb import with_parents
+        spec: KernelSpec = task.spec
+        with ExitStack() as opened:
+            kernel = install.arranged(_items(task, opened), task.name, spec.only)
+            more = lists.files(spec.load, spec.blacklist, spec.options)
+            own = _layer(task, "kernel.tar", {**kernel.files, **{p: _file(p, c) for p, c in more.items()}})
+            return {
+                **layer_outputs(task, *own),
+                **_beside(task, kernel),
+                "kernel": task.put_bytes(dumps(_about(task, kernel.release))),
+                "boot": task.put_bytes(dumps(lists.boot(spec.cmdline, spec.early))),
+            }
 
-        family = TABLE[task.locked.data["family"]]
+
+def _beside(task: Task, kernel: install.Installed) -> dict[str, Blob]:
+    """The outputs that others depend on: release, config, and what modules are compiled and compared with."""
+    found = {"release": task.put_bytes(f"{kernel.release}\n".encode())}
+    if (config := kernel.bytes(kernel.path("config"))) is not None:
+        found["kconfig"] = task.put_bytes(config)
+    if symbols := install.symbols(kernel):
+        found["symbols"] = task.put_bytes(symbols)
+    if task.spec.headers and kernel.headers:
+        tar, _ = _layer(task, "headers.tar", kernel.headers)
+        found["headers"] = task.put_file(tar)
+    promise = install.promise(kernel, found["headers"].digest if "headers" in found else "")
+    found["abi"] = task.put_bytes(dumps({**promise.json(), "folder": kernel.folder}))
+    if not task.locked.data:  # else a lock has looked into the packages already
+        found["modules"] = task.put_bytes(dumps(install.firmware(kernel)))
+    return found
+
+
+def _about(task: Task, release: str) -> dict[str, Any]:
+    data = task.locked.data
+    image = next((p for p in data.get("packages", ()) if p["name"] == data["image"]), None)
+    package = {"package": image["name"], "package version": image["version"]} if image else {}
+    return {"version": release, **package}
+
+
+# -- where it comes from ---------------------------------------------------------------------------
+
+
+def _items(task: Task, opened: ExitStack) -> Sequence[Item]:
+    """Everything that may be of the kernel; files that it lies in are `opened`."""
+    import tempfile
+
+    spec: KernelSpec = task.spec
+    if spec.package:
         files = [task.path(Blob(m.digest, m.size)) for m in task.locked.materials]
-        made = task.scratch / "kernel.tar"
-        with tempfile.TemporaryFile(dir=task.scratch) as spool, made.open("wb") as out:
-            items = family.unpack(files, spool, _wanted)
-            modules, release = _release(items)
-            moved = [_placed(item, modules, release) for item in items]
-            placed = {item[0].path: item for item in moved if item}
-            if f"{modules}{release}/vmlinuz" not in placed:
-                raise NodeError(
-                    f"the package has no kernel for its modules {release}", reason="kernel-package"
-                )
-            index = write_layer(with_parents(placed), out, task.epoch)
-        image = next(p for p in task.locked.data["packages"] if p["name"] == task.locked.data["image"])
-        about = {"version": release, "package": image["name"], "package version": image["version"]}
-        return {**layer_outputs(task, made, index), "kernel": task.put_bytes(dumps(about))}
+        spool = opened.enter_context(tempfile.TemporaryFile(dir=task.scratch))  # noqa: SIM115 - closed with the rest
+        return TABLE[task.locked.data["family"]].unpack(files, spool, install.wanted)
+    if spec.from_:
+        return _of_stack(task, opened)
+    if spec.compile:
+        return _of_tar(task, task.path(_compiled(task)), opened)
+    if spec.archive:
+        return _of_tar(task, task.path(task.inputs["archive"][0].outputs["file"]), opened)
+    return _of_tar(task, task.source_path("tarball", ""), opened)
 
 
-def _wanted(path: str) -> bool:
-    return path.startswith("boot/") or _MODULES.match(path) is not None
+def _of_stack(task: Task, opened: ExitStack) -> list[Item]:
+    """The files of a kernel that the image of another node holds."""
+    from kairosbuild.oci.index import Index
+    from kairosbuild.oci.merge import merge
+
+    stack = [
+        (task.path(one.layer), Index.loads(task.path(one.index).read_bytes()))
+        for one in stack_of(task, task.inputs["from_"])
+    ]
+    if len(stack) == 1:
+        return _sliced(*stack[0], opened)
+    merged = task.scratch / "merged.tar"
+    with merged.open("wb") as out:
+        index = Index.loads(merge(stack, out, task.epoch))
+    return _sliced(merged, index, opened)
 
 
-def _release(items: list[Item]) -> tuple[str, str]:
-    """Where the modules are and the version that they are for: the name of their folder."""
-    found = {match.groups() for entry, _ in items if (match := _MODULES.match(entry.path))}
-    if len(found) != 1:
-        names = sorted(release for _, release in found)
-        raise NodeError(f"the package has modules for {names or 'no kernel'}", reason="kernel-package")
-    modules, release = found.pop()
-    return modules, release
+def _of_tar(task: Task, tar: Path, opened: ExitStack) -> list[Item]:
+    """The files of a tar that nobody vouches for, at their places under merged /usr."""
+    from kairosbuild.oci.index import Index
+    from kairosbuild.oci.reader import normalise
+    from kairosbuild.sources.deb import merged
+
+    made = task.scratch / "normal.tar"
+    with tar.open("rb") as stream, made.open("wb") as out:
+        index = normalise(stream, out, task.epoch, scratch=task.scratch)
+    moved = []
+    for entry, content in _sliced(made, Index.loads(index), opened):
+        target = merged(entry.target) if entry.type == "hardlink" else entry.target
+        path = merged(entry.path, folder=entry.type == "dir")
+        moved.append((replace(entry, path=path, target=target), content))
+    return moved
 
 
-def _placed(item: Item, modules: str, release: str) -> Item | None:
-    """Where it goes; None for what stays out."""
-    entry, content = item
-    if entry.path.startswith("boot/"):
-        name = entry.path.removeprefix("boot/").partition("-")[0]  # what follows is the version, or a flavour
-        return (replace(entry, path=f"{modules}{release}/{name}"), content) if name in _FROM_BOOT else None
-    if entry.path in (f"{modules}{release}/build", f"{modules}{release}/source"):
-        return None
-    return item
+def _sliced(tar: Path, index: Index, opened: ExitStack) -> list[Item]:
+    """The wanted members where they lie."""
+    from kairosbuild.oci.layer import Slice
+
+    stream = opened.enter_context(tar.open("rb"))
+    return [
+        (one.entry, Slice(stream.fileno(), one.data) if one.entry.type == "file" else None)
+        for one in index
+        if install.wanted(one.entry.path)
+    ]
+
+
+def _compiled(task: Task) -> Blob:
+    """The tar of a kernel compiled in the sandbox. Raises InputError (`bad-kconfig`)."""
+    spec: CompileSpec = task.spec.compile
+    parts = [kconfig.read(task.source_path(role, logical).read_bytes(), logical or role) for role, logical in
+             _fragments(task)]  # fmt: skip
+    wanted = kconfig.merged([*parts, spec.options])
+    inputs = {
+        "source": task.inputs["compile.archive"][0].outputs["file"],
+        "options": task.put_bytes(kconfig.write(wanted)),
+        "kernel.sh": task.put_bytes(Path(install.__file__).with_name("kernel.sh").read_bytes()),
+    }
+    if config := task.sources.get("compile.config"):
+        assert config[0].blob is not None
+        inputs["config"] = config[0].blob
+    machine = _MACHINES[task.platform.split("/")[1]]
+    done = task.execute(
+        Action(
+            ("/bin/sh", "-eu", "/in/kernel.sh", spec.base, machine, spec.localversion),
+            (task.tools("kernel"),),
+            inputs,
+            ("kernel.tar",),
+            platform=task.platform,
+            timeout=_PATIENCE,
+        )
+    )
+    return done.outputs["kernel.tar"]
+
+
+def _fragments(task: Task) -> list[tuple[str, str]]:
+    files = task.sources.get("compile.fragment", ())
+    return [("compile.fragment", one.logical) for one in files if one.type == "file"]
+
+
+# -- the layer -------------------------------------------------------------------------------------
+
+
+def _file(path: str, content: bytes) -> Item:
+    from kairosbuild.oci.entry import Entry
+
+    return Entry(path, "file", 0o644, size=len(content)), content
+
+
+def _layer(task: Task, name: str, items: Mapping[str, Item]) -> tuple[Path, bytes]:
+    from kairosbuild.oci.layer import write_layer
+    from kairosbuild.sources.deb import with_parents
+
+    made = task.scratch / name
+    with made.open("wb") as out:
+        index = write_layer(with_parents(dict(items)), out, task.epoch)
+    return made, index

@@ -16,6 +16,7 @@ _PLACES = {
     "boot-test": "boot_test.BootTest",
     "disk": "disk.Disk",
     "dockerfile": "dockerfile.Dockerfile",
+    "drivers": "drivers.Drivers",
     "fetch": "fetch.Fetch",
     "image": "image.Image",
     "initrd": "initrd.Initrd",

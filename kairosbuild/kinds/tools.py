@@ -24,6 +24,10 @@ PURPOSES: dict[str, tuple[str, ...]] = {
     "boot": ("systemd-boot-efi", "busybox-static", "dmsetup"),
     "qemu": (*SHELL, "qemu-system-x86", "ovmf"),
     "apt": (*SHELL, "apt", "dpkg"),
+    "kernel": (
+        *SHELL, "base-files", "bash", "bc", "bison", "bzip2", "cpio", "diffutils", "flex", "gcc", "kmod", "libc6-dev",
+        "libelf-dev", "libssl-dev", "make", "mawk", "openssl", "perl-base", "perl", "rsync", "xz-utils", "zstd",
+    ),
     "buildah": (*SHELL, "buildah", "netavark", "util-linux", "mount"),
     "sandbox": (*SHELL, "bubblewrap", "uidmap", "util-linux"),
     "clock": ("libfaketime",),

@@ -39,6 +39,10 @@ DISK = (
     *(f"kairosbuild.artifacts.{name}" for name in ("partitions", "writing")),
     *(f"kairosbuild.boot.{name}" for name in ("ext4", "fat", "gpt", "qcow2", "sparse")),
 )
+KERNELS = (
+    *(f"kairosbuild.kernels.{name}" for name in ("abi", "compiling", "firmware", "install", "kconfig")),
+    *(f"kairosbuild.kernels.{name}" for name in ("lists", "module", "signature")),
+)
 APT = (
     "kairosbuild.families.apt",
     *(f"kairosbuild.sources.{name}" for name in ("dpkg", "apt", "deb")),
@@ -48,7 +52,14 @@ ALSO = {
     "packages": (*APT, *STEP),
     "run": STEP,
     "overlay": WRITER,
-    "kernel": ("kairosbuild.families.apt", "kairosbuild.sources.deb", *WRITER),
+    "kernel": ("kairosbuild.families.apt", "kairosbuild.sources.deb", *KERNELS, "kernels/kernel.sh", *WRITER),
+    "drivers": (
+        "kairosbuild.sources.tree",
+        "kairosbuild.sources.deb",
+        *KERNELS,
+        "kernels/modules.sh",
+        *WRITER,
+    ),
     "tools": ("kairosbuild.sources.deb", "kairosbuild.sources.tree", *WRITER),
     "image": ("kairosbuild.boot.survey", *WRITER),
     "disk": DISK,

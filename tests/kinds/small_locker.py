@@ -31,7 +31,7 @@ class SmallLocker:
         images: Mapping[str, bytes] | None = None,
         helper: Path | None = None,
     ) -> None:
-        self.platform, self.epoch = "linux/amd64", 1_700_000_000
+        self.name, self.platform, self.epoch = "node", "linux/amd64", 1_700_000_000
         self.store, self._upstream, self._images = store, upstream or {}, images or {}
         self.loader = Downloader(store.cas, mirrors, helper=helper, attempts=2)
         self._executor = LocalExecutor(store, epoch=self.epoch)

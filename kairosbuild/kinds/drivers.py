@@ -1,0 +1,360 @@
+"""Kind `drivers`: firmware and modules for one kernel, as a layer; compiled where they have to be.
+
+It is keyed on what the kernel promises (its release and the checksums of its symbols), not on the kernel's
+bytes, and a compilation is remembered by the checksums alone: a patch of the kernel that leaves them as they
+are compiles no module again. docs/kernel.md says why that is safe and where it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+
+from kairosbuild.core.canonical import dumps, loads
+from kairosbuild.core.digest import Blob
+from kairosbuild.core.errors import InputError, raise_problems
+from kairosbuild.families.family import DriversRequest
+from kairosbuild.families.table import TABLE
+from kairosbuild.graph.action import Action
+from kairosbuild.graph.node import Locked, Locker, Outputs, Task
+from kairosbuild.graph.stack import layer_outputs
+from kairosbuild.kernels import abi, compiling, firmware, lists, module, signature
+from kairosbuild.recipe.declaration import Declaration
+from kairosbuild.recipe.fields import recordmap, ref, source, text, textmap, texts
+
+if TYPE_CHECKING:
+    from kairosbuild.oci.layer import Item
+
+_MB = 1_000_000
+_PATIENCE = 3600.0  # seconds for one compilation
+_LABEL = "[a-z0-9][a-z0-9._-]*"
+
+
+def _labels(names: Mapping[str, Any]) -> str:
+    import re
+
+    return next((f"{name!r} is no plain name" for name in names if not re.fullmatch(_LABEL, name)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSpec:
+    """Modules to compile: exactly one of `source` and `archive` says from what."""
+
+    source: str = source("A folder of the workspace with a kbuild Makefile.", "")
+    archive: str = ref("A node whose file is a tar of such a folder.", "", accepts=("file",))
+    folder: str = text("The folder in it that has the Makefile, as drivers/net.", "")
+    make: Mapping[str, str] = textmap("Variables for make.", {}, example="m")
+
+
+@dataclass(frozen=True, slots=True)
+class DriversSpec:
+    """What a machine needs beside its kernel."""
+
+    kernel: str = ref(
+        "The kernel that all of it is for, a node of kind kernel.",
+        accepts=("layer",), by=("release", "symbols", "abi", "modules"),
+    )  # fmt: skip
+    firmware: tuple[str, ...] = texts(
+        "Modules, for which what they ask for is taken, or firmware files by name or glob.",
+        (),
+        example="iwlwifi",
+    )
+    firmware_packages: tuple[str, ...] = texts(
+        "The packages that firmware is looked for in; without it, the archive's lists say which.", ()
+    )
+    build: Mapping[str, BuildSpec] = recordmap(
+        "Modules to compile from source, by a name of yours.", BuildSpec, {}, check=_labels
+    )
+    dkms: tuple[str, ...] = texts("Packages of sources for DKMS.", (), example="v4l2loopback-dkms")
+    packages: tuple[str, ...] = texts("Packages with modules that are compiled already.", ())
+    repositories: tuple[str, ...] = texts("Components the packages come from, beside the kernel's.", ())
+    load: tuple[str, ...] = texts("Modules to load when the system starts.", (), check=lists.complaint)
+    early: tuple[str, ...] = texts(
+        "Modules that the initrd has and loads before the root is there.", (), check=lists.complaint
+    )
+    blacklist: tuple[str, ...] = texts("Modules that are never loaded.", (), check=lists.complaint)
+    options: Mapping[str, str] = textmap("Options of modules.", {}, check=lists.complaint, example="fast=1")
+
+
+class Drivers:
+    """See the module."""
+
+    name: ClassVar[str] = "drivers"
+    version: ClassVar[int] = 1
+    Spec: ClassVar[type] = DriversSpec
+    produces: ClassVar[str] = "layer"
+
+    def tools(self, spec: DriversSpec) -> tuple[str, ...]:
+        """None: the compiler is the one that the kernel's own headers name, out of the same archive."""
+        return ()
+
+    def check(
+        self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
+    ) -> Iterator[tuple[str, str, str]]:
+        """It is for a kernel, and every compilation has one source."""
+        spec = declaration.spec
+        for kernel in declaration.refs.get("kernel", ()):
+            if kernel in declarations and declarations[kernel].kind != "kernel":
+                kind = declarations[kernel].kind
+                yield "kernel", f"{kernel!r} is of kind {kind}", "name a node of kind kernel"
+        for label in spec["build"]:
+            given = [f"build.{label}.{what}" for what in ("source", "archive")]
+            count = sum(bool(declaration.sources.get(one) or declaration.refs.get(one)) for one in given)
+            if count != 1:
+                yield f"build.{label}", "give exactly one of source and archive", ""
+        if not any(spec[what] for what in ("firmware", "build", "dkms", "packages", "load", "early",
+                                           "blacklist", "options", "firmware_packages")):  # fmt: skip
+            yield "", "it asks for nothing", "firmware, build, dkms or packages"
+
+    def lock(self, spec: DriversSpec, locker: Locker) -> Locked:
+        """The packages of all that is asked for, and a compiler where something is compiled."""
+        request = DriversRequest(
+            locker.name,
+            spec.kernel,
+            spec.dkms,
+            spec.packages,
+            spec.firmware,
+            spec.firmware_packages,
+            compiles=bool(spec.build or spec.dkms),
+            repositories=spec.repositories,
+        )
+        if not (request.compiles or request.packages or request.firmware or request.firmware_packages):
+            return Locked()
+        ((_, _, kernel),) = locker.upstream("kernel")
+        return TABLE[kernel.data.get("family", "apt")].lock_drivers(request, kernel, locker)
+
+    def build(self, task: Task) -> Outputs:
+        """Compile, compare with the kernel, choose firmware, write the layer."""
+        import tempfile
+
+        kernel = _kernel(task)
+        modules = [*_compiled(task, kernel), *_prebuilt(task, kernel)]
+        raise_problems([*_twice(task, modules), *abi.problems(task.name, modules, kernel)])
+        spec: DriversSpec = task.spec
+        folder = f"{loads(_bytes(task, 'abi'))['folder']}{kernel.release}/updates"
+        files = {f"{folder}/{one.name}.ko": one.image for one in modules}
+        files |= lists.files(spec.load, spec.blacklist, spec.options)
+        made = task.scratch / "drivers.tar"
+        with tempfile.TemporaryFile(dir=task.scratch) as spool, made.open("wb") as out:
+            index = _written(task, [*map(_file, files.items()), *_firmware(task, spool)], out)
+        said = [{"name": one.name, "signed": signature.signed(one.image)} for one in modules]
+        return {
+            **layer_outputs(task, made, index),
+            "drivers": task.put_bytes(dumps({"kernel": kernel.release, "modules": said})),
+            "boot": task.put_bytes(dumps(lists.boot((), spec.early))),
+        }
+
+
+def _kernel(task: Task) -> abi.Kernel:
+    """What the kernel promises. Raises InputError (`drivers-symbols`) when it says nothing of it."""
+    outputs = task.inputs["kernel"][0].outputs
+    spec: DriversSpec = task.spec
+    needed = spec.build or spec.dkms or spec.packages
+    if needed and "symbols" not in outputs:
+        raise InputError(
+            f"{task.name}: {spec.kernel!r} has no symbol versions to hold modules against",
+            reason="drivers-symbols",
+            hint="it has them with its headers: headers: true, and a source that has such",
+        )
+    promised = loads(_bytes(task, "abi"))
+    return abi.Kernel(
+        spec.kernel,
+        _bytes(task, "release").decode().strip(),
+        abi.Abi(promised["flags"], promised["forced"], promised["only"]),
+        abi.symbols(_bytes(task, "symbols")) if needed else {},
+    )
+
+
+def _bytes(task: Task, output: str) -> bytes:
+    return task.path(task.inputs["kernel"][0].outputs[output]).read_bytes()
+
+
+def _rows(task: Task, use: str) -> list[Blob]:
+    """The packages that were locked for this use."""
+    rows = task.locked.data.get("packages", ())
+    return [Blob(one["digest"], one["size"]) for one in rows if one["use"] == use]
+
+
+# -- compiling -------------------------------------------------------------------------------------
+
+
+def _compiled(task: Task, kernel: abi.Kernel) -> list[module.Module]:
+    spec: DriversSpec = task.spec
+    found = []
+    for label, one in sorted(spec.build.items()):
+        inputs, what = _sources(task, f"build.{label}")
+        job = {"sources": what, "folder": one.folder, "make": dict(one.make)}
+        command = compiling.from_sources(kernel.release, one.folder, one.make)
+        found += _compilation(task, kernel, job, command, inputs, ())
+    if spec.dkms:
+        debs = _rows(task, "dkms")
+        job = {"dkms": [one.digest for one in debs]}
+        command = compiling.from_dkms(kernel.release, task.platform)
+        found += _compilation(task, kernel, job, command, {}, debs)
+    return found
+
+
+def _compilation(
+    task: Task,
+    kernel: abi.Kernel,
+    job: Mapping[str, Any],
+    command: tuple[str, ...],
+    inputs: Mapping[str, Blob],
+    dkms: Sequence[Blob],
+) -> list[module.Module]:
+    """The modules of one compilation, done once for all kernels that promise the same."""
+    tools = [Blob(one["digest"], one["size"]) for one in task.locked.data["toolchain"]]
+    outputs = task.inputs["kernel"][0].outputs
+    if "headers" not in outputs:
+        raise InputError(
+            f"{task.name}: {kernel.name!r} has no headers to compile modules against",
+            reason="drivers-headers",
+        )
+
+    fresh: list[str] = []
+
+    def make() -> Outputs:
+        fresh.append(kernel.release)
+        root = [_tree(task, tools), outputs["headers"], *([_tree(task, dkms, "usr/src/")] if dkms else [])]
+        staged = {**inputs, compiling.SCRIPT: task.put_bytes(compiling.script())}
+        action = Action(
+            command, tuple(root), staged, (compiling.OUTPUT,), platform=task.platform, timeout=_PATIENCE
+        )
+        return task.execute(action).outputs
+
+    preimage = compiling.depends_on(
+        kernel.abi, outputs["symbols"].digest, kernel.release, job, [one.digest for one in tools]
+    )
+    made = task.derive("driver-modules", compiling.VERSION, preimage, make)
+    found = compiling.modules_of(task.path(made[compiling.OUTPUT]).read_bytes())
+    names = ", ".join(one.name for one in found)
+    how = "compiled against" if fresh else "compiled before, for a kernel with the symbols of"
+    task.note(f"{names}: {how} {kernel.release}")
+    return found
+
+
+def _sources(task: Task, role: str) -> tuple[dict[str, Blob], Any]:
+    """What stands in /in for a compilation, and what of it goes into its key."""
+    if archive := task.inputs.get(f"{role}.archive"):
+        blob = archive[0].outputs["file"]
+        return {"source": blob}, blob.digest
+    files = task.sources[f"{role}.source"]
+    links = [one.logical for one in files if one.type == "link"]
+    if links or any(not one.logical for one in files):
+        raise InputError(
+            f"{task.name}: {role}.source is a file or has links: {links}",
+            reason="drivers-source",
+            hint="name a folder of plain files",
+        )
+    staged = {f"source/{one.logical}": one.blob for one in files if one.blob}
+    return staged, [[one.logical, one.blob.digest] for one in files if one.blob]
+
+
+def _tree(task: Task, debs: Sequence[Blob], only: str = "") -> Blob:
+    """These packages' files as a layer, made once for them."""
+    from kairosbuild.sources.tree import write_part, write_tree
+
+    paths = [task.path(one) for one in debs]
+
+    def make() -> Outputs:
+        tar = task.scratch / "tree.tar"
+        with tar.open("wb") as out:
+            if only:
+                index = write_part(paths, out, task.scratch, lambda path: path.startswith(only))
+            else:
+                index = write_tree(paths, out, task.scratch, task.platform.split("/")[1])
+        return {"layer": task.put_file(tar), "index": task.put_bytes(index)}
+
+    preimage = {"debs": [one.digest for one in debs], "only": only}
+    return task.derive("driver-tree", 1, preimage, make)["layer"]
+
+
+# -- what comes compiled, and firmware -------------------------------------------------------------
+
+
+def _prebuilt(task: Task, kernel: abi.Kernel) -> list[module.Module]:
+    """The modules in packages that are for this kernel's release."""
+    from kairosbuild.families.apt_drivers import MODULES
+    from kairosbuild.sources.deb import members
+
+    found = []
+    for deb in _rows(task, "prebuilt"):
+        for entry, content in members(task.path(deb)):
+            match = MODULES.fullmatch(entry.path)
+            if match and content is not None and match[1] == kernel.release:
+                found.append(module.read(entry.path, content.read()))
+    if _rows(task, "prebuilt") and not found:
+        raise InputError(
+            f"{task.name}: the packages have no modules for {kernel.release}, which {kernel.name!r} is",
+            reason="drivers-release",
+        )
+    return found
+
+
+def _firmware(task: Task, spool: BinaryIO) -> Iterator[Item]:
+    """The files that are asked for, out of the packages that have them."""
+    from kairosbuild.sources.deb import unpack
+
+    spec: DriversSpec = task.spec
+    debs = [task.path(one) for one in _rows(task, "firmware")]
+    if not debs:
+        return
+    top = f"{firmware.FOLDER}/"
+    items = {
+        entry.path.removeprefix(top): (entry, content)
+        for entry, content in unpack(debs, spool, lambda path: path.startswith(top))
+        if entry.path.startswith(top) and entry.type != "dir"
+    }
+    have = {path: entry.target for path, (entry, _) in items.items()}
+    wanted = spec.firmware or ("*",)
+    taken: set[str] = set()
+    for wish in firmware.wishes(wanted, _asked(task), spec.kernel):
+        taken |= set(firmware.chosen(wish, have))
+    _tell(task, {path: items[path][0].size for path in items}, taken)
+    yield from (items[path] for path in sorted(taken))
+
+
+def _asked(task: Task) -> Mapping[str, Sequence[str]]:
+    """Module → the firmware it asks for: out of the lock, or where that could not know, of the kernel."""
+    asked: Mapping[str, Sequence[str]] | None = task.locked.data["asked"]
+    if asked is not None:
+        return asked
+    if "modules" not in task.inputs["kernel"][0].outputs:
+        return {}
+    found: Mapping[str, Sequence[str]] = loads(_bytes(task, "modules"))
+    return found
+
+
+def _tell(task: Task, sizes: Mapping[str, int], taken: Collection[str]) -> None:
+    here, there = sum(sizes[one] for one in taken), sum(sizes.values())
+    task.note(
+        f"firmware: {len(taken)} of the {len(sizes)} files of its packages, "
+        f"{here / _MB:.1f} MB of {there / _MB:.1f} MB: {(there - here) / _MB:.1f} MB saved"
+    )
+
+
+# -- the layer -------------------------------------------------------------------------------------
+
+
+def _twice(task: Task, modules: Sequence[module.Module]) -> list[InputError]:
+    names = [one.name for one in modules]
+    return [
+        InputError(f"{task.name}: there are two modules {name}", reason="drivers-twice")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+
+
+def _file(file: tuple[str, bytes]) -> Item:
+    from kairosbuild.oci.entry import Entry
+
+    path, content = file
+    return Entry(path, "file", 0o644, size=len(content)), content
+
+
+def _written(task: Task, items: Sequence[Item], out: BinaryIO) -> bytes:
+    from kairosbuild.oci.layer import write_layer
+    from kairosbuild.sources.deb import with_parents
+
+    placed = {entry.path: (entry, content) for entry, content in items}
+    return write_layer(with_parents(placed), out, task.epoch, flat_time=True)
