@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kairosbuild.core.atomic import replacing
 from kairosbuild.core.digest import CHUNK
 from kairosbuild.core.errors import InputError, nearest
+from kairosbuild.execute.selection import bare, only
 
 if TYPE_CHECKING:
     from kairosbuild.cli.wiring import Parts
@@ -20,7 +21,7 @@ _ZEROS = bytes(CHUNK)
 
 def copy_out(parts: Parts, outcome: Outcome, node: str, file: str) -> None:
     """Copy the main output of a node, or with `NODE.OUTPUT` another one, to a file."""
-    name, _, wanted = (node, "", "") if outcome.has(node) else node.rpartition(".")
+    name, wanted = _named(outcome, node)
     if not outcome.has(name):
         raise InputError(f"--output {node}={file}: nothing was built under that name", reason="unknown-node")
     outputs = outcome.outputs(name)
@@ -30,6 +31,17 @@ def copy_out(parts: Parts, outcome: Outcome, node: str, file: str) -> None:
             f"{name} has no output {wanted!r}", reason="unknown-output", hint=nearest(wanted, outputs)
         )
     copy_sparse(parts.store.cas.path(outputs[wanted].digest), Path(file))
+
+
+def _named(outcome: Outcome, node: str) -> tuple[str, str]:
+    """The node and, where it is said, the output; a name may stand for the only cell that was built."""
+    for name, _, wanted in ((node, "", ""), node.rpartition(".")):
+        built = [
+            each for each in outcome.names() if outcome.has(each) and (each == name or bare(each) == name)
+        ]
+        if built:
+            return only(name, built), wanted
+    return node, ""
 
 
 def copy_sparse(source: Path, into: Path) -> None:

@@ -72,7 +72,10 @@ def _item(outcome: Outcome, name: str) -> Any:
     outputs = outcome.outputs(name)
     for kind in ("image", "artifact"):
         if kind in outputs:
-            return Item(name, kind, outputs[kind])
+            cell = outcome.publish.cells.get(name)
+            if cell is None:
+                return Item(name, kind, outputs[kind])
+            return Item(name, kind, outputs[kind], cell.subject, cell.node, cell.suffix)
     raise InputError(
         f"{name} is a {outcome.kind(name)} and yields nothing that can be published",
         reason="not-publishable", hint="publish images and artifacts (a disk, for one)",

@@ -21,9 +21,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kairosbuild.core.errors import InputError, KbuildError, nearest
+from kairosbuild.core.errors import KbuildError
 from kairosbuild.core.events import Events
 from kairosbuild.execute import memo
+from kairosbuild.execute.selection import chosen
 
 if TYPE_CHECKING:
     import threading
@@ -141,10 +142,12 @@ class Outcome:
     def publish(self) -> Publish:
         """What the recipe publishes."""
         from kairosbuild.core.errors import Origin
-        from kairosbuild.recipe.declaration import Publish
+        from kairosbuild.recipe.declaration import Publish, PublishedCell
 
-        targets, to, tags, requires, origin = self._head["publish"]
-        return Publish(tuple(targets), to, tuple(tags), tuple(requires), Origin(*origin) if origin else None)
+        targets, to, tags, requires, origin, cells = self._head["publish"]
+        place = Origin(*origin) if origin else None
+        made = {name: PublishedCell(cell[0], cell[1], cell[2], tuple(cell[3])) for name, cell in cells.items()}
+        return Publish(tuple(targets), to, tuple(tags), tuple(requires), place, made)
 
     def names(self) -> tuple[str, ...]:
         """Every node there is, tools trees included, in build order."""
@@ -238,10 +241,7 @@ def _is_null(memory: memo.Memory, request: Request) -> bool:
 
 def _asked(memory: memo.Memory, request: Request) -> set[int]:
     index = {name: i for i, name in enumerate(memory.names)}
-    for name in request.nodes:
-        if name not in index:
-            raise InputError(f"no node {name!r}", reason="unknown-node", hint=nearest(name, index))
-    return memory.closure([index[name] for name in request.nodes])
+    return memory.closure([index[name] for name in chosen(request.nodes, index)])
 
 
 def _unchanged(memory: memo.Memory, request: Request, events: Events) -> Outcome:

@@ -7,6 +7,7 @@ from typing import Any
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.execute.nodes import TOOLS, Node, Work
+from kairosbuild.execute.selection import bare
 from kairosbuild.execute.snapshot import Hasher, Snapshot, take
 from kairosbuild.graph.keys import names_matter, preimage
 from kairosbuild.graph.node import Input, Outputs, Reads
@@ -28,12 +29,15 @@ def document(work: Work, node: Node) -> dict[str, Any]:
 
 
 def inputs(work: Work, node: Node) -> dict[str, tuple[Input, ...]]:
-    """The node's inputs by role. A name that does not reach the key does not reach the build either."""
+    """The node's inputs by role. A name that does not reach the key does not reach the build either.
+
+    Nor does the cell of a matrix: a node in a cell is what it would be in a recipe without a matrix.
+    """
     found = {}
     for role, names in node.declaration.refs.items():
         named = names_matter(node.kind.Spec, role)
         found[role] = tuple(
-            Input(name if named else role, work.named(name).declaration.kind, outputs(work, name))
+            Input(bare(name) if named else role, work.named(name).declaration.kind, outputs(work, name))
             for name in names
         )
     return found

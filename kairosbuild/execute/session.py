@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kairosbuild.core.digest import Blob
-from kairosbuild.core.errors import InputError, KbuildError, nearest
+from kairosbuild.core.errors import KbuildError
 from kairosbuild.core.events import Events
 from kairosbuild.execute import memo, remember
 from kairosbuild.execute.dispatcher import Dispatcher, Options
@@ -20,6 +20,7 @@ from kairosbuild.execute.executor import Executor
 from kairosbuild.execute.inputs import Inputs
 from kairosbuild.execute.nodes import TOOLS, Node, Report, Work
 from kairosbuild.execute.results import Results
+from kairosbuild.execute.selection import chosen, only
 from kairosbuild.execute.task import Bench
 from kairosbuild.graph.graph import Graph
 from kairosbuild.graph.node import Material
@@ -63,7 +64,7 @@ class Session:
     def why(self, node: str) -> tuple[str, ...]:
         """See `engine.why`."""
         planned = {one.name: one for one in self.plan([node])}
-        return _told(planned, node)
+        return _told(planned, only(node, planned))
 
     def edges(self) -> dict[str, tuple[str, ...]]:
         """See `engine.edges_of`."""
@@ -72,9 +73,8 @@ class Session:
     def lock(self, update: Sequence[str] | None) -> tuple[str, ...]:
         """See `engine.lock`."""
         names = {node.name for node in self._declared}
-        for name in update or ():
-            _known(name, names)
-        phase = self._phase(work := self._fresh, update=() if update is None else update or names)
+        wanted = () if update is None else chosen(update, names) or names
+        phase = self._phase(work := self._fresh, update=wanted)
         with self._store.lease(), self._interruptible():
             phase.run(work.nodes[i] for i in range(len(work.graph.names)))
         self._keep_lock(phase, names)
@@ -169,9 +169,7 @@ class Session:
         index = work.graph.index
         if not nodes:
             return list(range(len(index)))  # a tools tree is there because a node needs it
-        for name in nodes:
-            _known(name, index)
-        return [index[name] for name in nodes]
+        return [index[name] for name in chosen(nodes, index)]
 
     # -- locking -------------------------------------------------------------------------------
 
@@ -312,7 +310,7 @@ class Session:
             "root": self._work.root,
             "epoch": recipe.epoch,
             "platform": recipe.platform,
-            "publish": [publish.targets, publish.to, publish.tags, publish.requires, origin],
+            "publish": [publish.targets, publish.to, publish.tags, publish.requires, origin, publish.cells],
             "inputs": self._inputs.identities(),
             "includes": self._inputs.includes(),
             "unlocked": unlocked,
@@ -376,11 +374,6 @@ class _Found(Mapping[str, Found]):
 
     def __len__(self) -> int:
         return len(self._work.graph.names)
-
-
-def _known(name: str, names: Collection[str]) -> None:
-    if name not in names:
-        raise InputError(f"no node {name!r}", reason="unknown-node", hint=nearest(name, names))
 
 
 def _told(planned: Mapping[str, Planned], name: str) -> tuple[str, ...]:

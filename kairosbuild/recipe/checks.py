@@ -55,7 +55,7 @@ def references(nodes: Sequence[Node], top: Sequence[Mention], names: Collection[
 
 def cycles(nodes: Sequence[Node]) -> list[KbuildError]:
     """Each group of nodes that need each other, as one path that closes."""
-    edges = {node.name: _edges(node.typed) for node in nodes}
+    edges = {node.name: _edges(node.declaration) for node in nodes}
     by_name = {node.name: node for node in nodes}
     return [_cycle(path, by_name) for path in _closed_paths(edges)]
 
@@ -145,8 +145,8 @@ def _produces(mention: Mention, node: Node) -> list[KbuildError]:
     return [_error(mention, message, "wrong-product", f"what is needed here is a {wanted}")]
 
 
-def _edges(typed: Typed) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(mention.name for mention in typed.nodes))
+def _edges(declaration: Declaration) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for names in declaration.refs.values() for name in names))
 
 
 def _closed_paths(edges: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
@@ -185,7 +185,7 @@ def _search(start: str, edges: Mapping[str, Sequence[str]], state: dict[str, int
 def _cycle(path: tuple[str, ...], nodes: Mapping[str, Node]) -> KbuildError:
     first = path.index(min(path))
     turned = [*path[first:], *path[:first]]
-    second = turned[1]
+    second = turned[1].partition("@")[0]  # without its cell, as it is written
     at = next(mention.at for mention in nodes[turned[0]].typed.nodes if mention.name == second)
     message = f"nodes need each other: {' → '.join([*turned, turned[0]])}"
     return InputError(message, reason="cycle", hint="one of them has to do without", origin=at.origin)

@@ -62,6 +62,17 @@ def by_value(info: FieldInfo) -> bool:
     return not info.hint and (info.names or (info.type not in REF_TYPES and info.type not in SOURCE_TYPES))
 
 
+def info_of(spec: type, role: str) -> FieldInfo:
+    """The description of the field that a role (`field`, `records.0.field`, `refmap.label`) belongs to."""
+    parts = role.split(".")
+    info: FieldInfo = infos(spec)[parts.pop(0)]
+    while info.record is not None and parts:
+        if info.type != "record":
+            parts.pop(0)  # the number or label of the record
+        info = infos(info.record)[parts.pop(0)]
+    return info
+
+
 def revive(info: FieldInfo, value: Any, role: str, parts: Parts) -> Any:
     """A JSON value as the spec instance has it: tuples for lists, instances for records."""
     if value is None or value is REQUIRED:

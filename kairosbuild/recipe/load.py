@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from kairosbuild.core.errors import InputError, KbuildError, Origin, nearest, raise_problems
-from kairosbuild.recipe import checks, variables
+from kairosbuild.recipe import cells, checks, matrix, variables
 from kairosbuild.recipe.compose import Composed, compose
-from kairosbuild.recipe.declaration import Declaration, Publish, Recipe
+from kairosbuild.recipe.declaration import Declaration, Publish, PublishedCell, Recipe
 from kairosbuild.recipe.fields import choice, duration, infos, integer, record, refs, size, text, texts
 from kairosbuild.recipe.located import Fields, Located, Text, describe
+from kairosbuild.recipe.matrix import Cell
 from kairosbuild.recipe.typed import Reader, Typed
 from kairosbuild.recipe.workspace import Workspace
 
 EPOCH = 1735689600  # 2025-01-01T00:00:00Z
 PLATFORMS = ("linux/amd64", "linux/arm64")
+ARCHITECTURES = tuple(platform.partition("/")[2] for platform in PLATFORMS)
 NODE_NAME = r"[a-z0-9][a-z0-9_.-]{0,127}"
 RECIPE_NAME = r"[a-z0-9][a-z0-9_.-]{0,127}"
 TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
@@ -85,8 +87,8 @@ class NodeHints:
     doc: str | None = text("What this node is for.", None, hint=True)
 
 
-ALSO_TOP = frozenset(("vars", "nodes"))
-ALSO_NODE = frozenset(("kind", "override", *infos(NodeHints)))
+ALSO_TOP = frozenset(("vars", "nodes", "matrix"))
+ALSO_NODE = frozenset(("kind", "override", "when", *infos(NodeHints)))
 
 
 def load(
@@ -140,25 +142,46 @@ class _Loading:
     ) -> None:
         self.root, self.file, self.kinds, self.workspace = root, file, kinds, workspace
         self.composed, self.problems = composed, problems
-        declared = variables.declared(root.fields.get("vars"), self.problems)
-        self.problems += variables.undeclared(given, declared, file)
-        self.variables = variables.Variables(declared, given)
-        self.values = self.variables.all(self.problems)
-        self.reader = Reader(self.variables, self.problems)
-        self.nodes: list[checks.Node] = []
+        self.matrix = matrix.read(root.fields.get("matrix"), given, problems)
+        self.declared = variables.declared(root.fields.get("vars"), problems)
+        self.dependence = matrix.Dependence(self.matrix, self.declared, given)
+        self.known = {**self.declared, **self.matrix.everything()}
+        problems += variables.undeclared(given, self.known, file)
+        self.given = {name: value for name, value in given.items() if name not in self.matrix.names}
+        self.reader = self._reader({})
+        self.values = self.reader.variables.all(problems)
+        self.raws: list[cells.Raw] = []
+
+    def _reader(self, cell: Cell) -> Reader:
+        """A reader for what depends on these axes; all others differ between the cells it is for."""
+        known = {**self.known, **self.matrix.declared(cell)}
+        others = (name for name in known if self.matrix.axes)
+        varying = {name for name in others if not self.dependence.of_variables([name]) <= cell.keys()}
+        return Reader(variables.Variables(known, self.given, varying), self.problems)
 
     def recipe(self) -> Recipe:
         top = self._top()
+        self.readers: dict[cells.CellKey, Reader] = {(): self.reader}
+        self.arch = str(top.spec.get("platform", "")).partition("/")[2]
         for name, node in self._entries():
             self._node(name, node)
         names = frozenset(self._entries_named())
-        self.problems += checks.references(self.nodes, top.nodes, names)
-        self.problems += checks.cycles(self.nodes)
-        self.problems += checks.sources(self.nodes, self.workspace.root)
-        if not self.problems:
-            self.problems += checks.of_kinds(self.nodes)
-        raise_problems(self.problems)
-        return self._result(top)
+        read = [self._as_read(raw, typed) for raw in self.raws for typed in raw.readings]
+        self.problems += checks.references(read, top.nodes, names)
+        self.problems += checks.cycles(read)
+        self.problems += checks.sources(read, self.workspace.root)
+        raise_problems(_once(self.problems))
+        return self._result(top, *self._expanded())
+
+    def _as_read(self, raw: cells.Raw, typed: Typed) -> checks.Node:
+        declaration = Declaration(raw.name, raw.kind, typed.spec, typed.refs, origin=raw.key.origin)
+        return checks.Node(declaration, typed, self.kinds[raw.kind], raw.key)
+
+    def _expanded(self) -> tuple[cells.Expansion, list[checks.Node]]:
+        expansion = cells.Expansion(self.raws, self.matrix, self.kinds)
+        nodes = expansion.nodes()
+        raise_problems(_once(expansion.problems or checks.cycles(nodes) or checks.of_kinds(nodes)))
+        return expansion, nodes
 
     def _top(self) -> Typed:
         root = self.root
@@ -202,13 +225,47 @@ class _Loading:
             )
         kind = self._kind(name, node)
         if kind is not None:
-            typed = self._fields(name, kind, node)
-            self.nodes.append(checks.Node(_declaration(name, kind, typed, key), typed, self.kinds[kind], key))
+            self.raws.append(self._raw(cells.Raw(name, kind, key), node))
 
-    def _fields(self, name: str, kind: str, node: Fields) -> Typed:
-        spec = self.kinds[kind].Spec
-        typed = self.reader.fields(spec, node, f"{name} ({kind})", also=ALSO_NODE)
-        self.reader.common(NodeHints, node, typed, but=infos(spec))
+    def _raw(self, raw: cells.Raw, node: Fields) -> cells.Raw:
+        """Read a node, once for each combination of the axes that its own text depends on."""
+        when = self._when(raw.name, node.fields.get("when"))
+        if self.matrix.axes:
+            raw.axes = frozenset(self.dependence.of(node) | self.dependence.of_variables(when))
+        for cell in self.matrix.projected(raw.axes) if raw.axes else ({},):
+            reader = self._reader_of(cell)
+            there = self._holds(reader, when)
+            raw.typed[cells.key_of(cell)] = self._fields(reader, raw, node) if there else None
+        return raw
+
+    def _reader_of(self, cell: Cell) -> Reader:
+        key = cells.key_of(cell)
+        if key not in self.readers:
+            self.readers[key] = self._reader(cell)
+        return self.readers[key]
+
+    def _when(self, name: str, node: Located | None) -> dict[str, tuple[str, ...]]:
+        if node is None:
+            return {}
+        known = {matrix.ARCH: ARCHITECTURES, **{each: () for each in matrix.DESCRIBED if each in self.known}}
+        known |= {axis.name: tuple(axis.values) for axis in self.matrix.axes}
+        return matrix.conditions(f"{name}: when", node, known, self.problems)
+
+    def _holds(self, reader: Reader, when: Mapping[str, tuple[str, ...]]) -> bool:
+        return all(self._fact(reader, name) in values for name, values in when.items())
+
+    def _fact(self, reader: Reader, name: str) -> str:
+        if name == matrix.ARCH:
+            return self.arch
+        try:
+            return reader.variables.value(name, self.known[name])
+        except variables.Broken:
+            return ""  # noted where the variable is declared
+
+    def _fields(self, reader: Reader, raw: cells.Raw, node: Fields) -> Typed:
+        spec = self.kinds[raw.kind].Spec
+        typed = reader.fields(spec, node, f"{raw.name} ({raw.kind})", also=ALSO_NODE)
+        reader.common(NodeHints, node, typed, but=infos(spec))
         return typed
 
     def _kind(self, name: str, node: Fields) -> str | None:
@@ -224,21 +281,56 @@ class _Loading:
             return found.value
         return None
 
-    def _result(self, top: Typed) -> Recipe:
+    def _result(self, top: Typed, expansion: cells.Expansion, nodes: list[checks.Node]) -> Recipe:
         return Recipe(
             name=top.spec["name"],
             file=self.file,
             root=str(self.workspace.root),
             vars=self.values,
-            nodes=tuple(node.declaration for node in self.nodes),
-            publish=_publish(top),
+            nodes=tuple(node.declaration for node in nodes),
+            publish=self._publish(top, expansion, nodes),
             epoch=top.spec["epoch"],
             platform=top.spec["platform"],
             files=self.composed.files,
         )
 
+    def _publish(self, top: Typed, expansion: cells.Expansion, nodes: list[checks.Node]) -> Publish:
+        values = top.spec["publish"]
+        if values is None:
+            return Publish()
+        targets, requires = top.refs["publish.targets"], top.refs["publish.requires"]
+        found = cells.published(expansion, nodes, targets, requires) if self.matrix.axes else {}
+        at = top.places["publish"]
+        raise_problems(_clashing_tags(found, at))
+        return Publish(
+            tuple(each for name in targets for each in expansion.names(name)),
+            values["to"],
+            tuple(values["tags"]),
+            tuple(each for name in requires for each in expansion.names(name)),
+            Origin(at.file, at.line, at.column),
+            found,
+        )
+
     def _note(self, message: str, reason: str, at: Located, hint: str) -> None:
         self.problems.append(_error(message, reason, at, hint))
+
+
+def _once(problems: Sequence[KbuildError]) -> list[KbuildError]:
+    """Each problem once, though it was met in several cells."""
+    return list({(one.reason, one.message, one.origin): one for one in problems}.values())
+
+
+def _clashing_tags(found: Mapping[str, PublishedCell], at: Located) -> list[KbuildError]:
+    seen: dict[tuple[str, str], str] = {}
+    problems: list[KbuildError] = []
+    for name, cell in found.items():
+        first = seen.setdefault((cell.node, cell.suffix), name)
+        if first != name:
+            message = f"{first} and {name} would have the same tags, ending in {cell.suffix!r}"
+            problems.append(
+                _error(message, "matrix-tags", at, "name the values so that they differ joined by -")
+            )
+    return problems
 
 
 @contextmanager
@@ -251,24 +343,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-def _declaration(name: str, kind: str, typed: Typed, key: Text) -> Declaration:
-    return Declaration(name, kind, typed.spec, typed.refs, typed.sources, typed.hints, key.origin)
-
-
-def _publish(top: Typed) -> Publish:
-    values = top.spec["publish"]
-    if values is None:
-        return Publish()
-    place = top.places["publish"].origin
-    return Publish(
-        top.refs["publish.targets"],
-        values["to"],
-        tuple(values["tags"]),
-        top.refs["publish.requires"],
-        Origin(place.file, place.line, place.column),
-    )
 
 
 def _known(kinds: Mapping[str, Any]) -> str:

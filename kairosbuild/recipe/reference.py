@@ -10,6 +10,7 @@ from kairosbuild.recipe.compose import INCLUDE, OVERRIDE, OVERRIDES
 from kairosbuild.recipe.fields import REQUIRED, FieldInfo, infos, written
 from kairosbuild.recipe.instances import to_json
 from kairosbuild.recipe.load import NodeHints, RecipeSpec
+from kairosbuild.recipe.matrix import MATRIX, WHEN
 from kairosbuild.recipe.workspace import BuildFile, UserFile
 
 _INTRO = """\
@@ -57,6 +58,7 @@ def reference(kinds: Mapping[str, Any]) -> str:
                     RecipeSpec,
                     extra=(
                         ("include", "list of text", "", INCLUDE),
+                        ("matrix", "name → list of text, or text → text → text", "", MATRIX),
                         ("vars", "text → text", "", "Variables and their values; one may use others."),
                         (
                             "nodes",
@@ -71,6 +73,7 @@ def reference(kinds: Mapping[str, Any]) -> str:
                     NodeHints,
                     extra=(
                         ("kind", "word", "required", "One of the kinds below."),
+                        ("when", "name → text or list of text", "", WHEN),
                         ("override", ", ".join(f"`{word}`" for word in OVERRIDES), "", OVERRIDE),
                     ),
                 ),

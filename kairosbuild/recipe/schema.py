@@ -16,6 +16,7 @@ from kairosbuild.recipe.compose import INCLUDE, OVERRIDE, OVERRIDES
 from kairosbuild.recipe.fields import REQUIRED, FieldInfo, infos, written
 from kairosbuild.recipe.instances import to_json
 from kairosbuild.recipe.load import NODE_NAME, NodeHints, RecipeSpec
+from kairosbuild.recipe.matrix import EXCLUDE, MATRIX, WHEN
 from kairosbuild.recipe.variables import NAME
 from kairosbuild.recipe.workspace import BuildFile, UserFile
 
@@ -44,6 +45,7 @@ def recipe_schema(kinds: Mapping[str, Any]) -> Json:
                 "items": {"type": "string"},
                 "description": INCLUDE,
             },
+            "matrix": _matrix(),
             "nodes": {
                 "type": "object",
                 "description": "The nodes by name.",
@@ -81,6 +83,27 @@ def field_schema(info: FieldInfo) -> Json:
     return {**_value(info), **notes}
 
 
+def _matrix() -> Json:
+    value = {"type": _TEXTUAL}
+    brought = {"type": "object", "additionalProperties": {"type": _TEXTUAL}}
+    asked = {"type": "object", "additionalProperties": _one_or_more(value)}
+    return {
+        "type": "object",
+        "description": MATRIX,
+        "properties": {EXCLUDE: {"type": "array", "items": asked}},
+        "additionalProperties": {
+            "anyOf": [
+                {"type": "array", "items": value, "minItems": 1},
+                {"type": "object", "additionalProperties": brought, "minProperties": 1},
+            ]
+        },
+    }
+
+
+def _one_or_more(value: Json) -> Json:
+    return {"anyOf": [value, {"type": "array", "items": value}]}
+
+
 def _node(names: list[str]) -> Json:
     chosen: list[Json] = [
         {
@@ -100,7 +123,13 @@ def _node(names: list[str]) -> Json:
 def _kind(name: str, kind: Any) -> Json:
     hints = {written(key): field_schema(info) for key, info in infos(NodeHints).items()}
     override = {"enum": list(OVERRIDES), "description": OVERRIDE}
-    return _object(kind.Spec, extra={**hints, "kind": {"const": name}, "override": override})
+    when = {
+        "type": "object",
+        "description": WHEN,
+        "additionalProperties": _one_or_more({"type": _TEXTUAL}),
+    }
+    extra = {**hints, "kind": {"const": name}, "when": when, "override": override}
+    return _object(kind.Spec, extra=extra)
 
 
 def _object(spec: type, *, extra: Mapping[str, Json] | None = None) -> Json:

@@ -7,10 +7,10 @@ variables. A lone `$` stays (`$HOME` in a command is the shell's); `${` that ope
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from kairosbuild.core.errors import InputError, KbuildError, Origin, nearest
-from kairosbuild.recipe.located import Fields, Located, Text, describe
+from kairosbuild.recipe.located import Fields, Items, Located, Text, describe
 
 NAME = "[A-Za-z_][A-Za-z0-9_-]*"
 MOST_TEXT = 1 << 20  # characters of one value after replacement
@@ -27,11 +27,20 @@ class Broken(InputError):
 
 
 class Variables:
-    """The declared variables of a recipe; `given` (from `--set`) wins over what is declared."""
+    """The declared variables of a recipe; `given` (from `--set`) wins over what is declared.
 
-    def __init__(self, declared: Mapping[str, Text], given: Mapping[str, str]) -> None:
-        self._declared = declared
-        self._values = {name: value for name, value in given.items() if name in declared}
+    `varying` ones differ between the cells of a matrix: where something is said for all cells, they are errors.
+    """
+
+    def __init__(
+        self,
+        declared: Mapping[str, Text],
+        given: Mapping[str, str],
+        varying: Collection[str] = frozenset(),
+    ) -> None:
+        self._declared = {name: text for name, text in declared.items() if name not in varying}
+        self._varying = varying
+        self._values = {name: value for name, value in given.items() if name in self._declared}
         self._missed = 0
         self._open: list[str] = []
         self._broken: set[str] = set()
@@ -43,6 +52,9 @@ class Variables:
             return self._values[name]
         if name in self._broken:
             raise Broken(f"the variable {name!r} is wrong", reason="undefined-variable", origin=asked.origin)
+        if name in self._varying:
+            message = f"{name!r} differs between the cells of the matrix, and this is said for all of them"
+            raise _error(message, "matrix-variable", asked, "use it in nodes")
         if name not in self._declared:
             raise self._undeclared(name, asked)
         if name in self._open:
@@ -111,6 +123,22 @@ class Variables:
             raise _error(
                 "variables make this text too long", "variable-limit", text, f"at most {MOST_TEXT} characters"
             )
+
+
+def names_in(node: Located) -> set[str]:
+    """Every variable that the texts of this value use themselves."""
+    found: set[str] = set()
+    todo = [node]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, Text):
+            if "$" in one.value:
+                found.update(match[2] for match in _DOLLAR.finditer(one.value) if match[2])
+        elif isinstance(one, Fields):
+            todo += one.fields.values()
+        elif isinstance(one, Items):
+            todo += one.items
+    return found
 
 
 def declared(node: Located | None, problems: list[KbuildError]) -> dict[str, Text]:

@@ -27,13 +27,16 @@ Transport = Callable[[Blob, str], Blob]
 class Item:
     """A node to publish: its document in the store, and the image node it belongs to.
 
-    `subject` "" means the only image among the items, if there is one.
+    `subject` "" means the only image among the items, if there is one. `label` stands in tags for the name,
+    and `cell` (of a matrix) is what all tags of this item end in.
     """
 
     name: str
     kind: Literal["image", "artifact"]
     document: Blob
     subject: str = ""
+    label: str = ""
+    cell: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,12 +72,16 @@ def _subject(item: Item, images: Mapping[str, Package]) -> Manifest | None:
 
 
 def _names(packages: Sequence[Package], items: Sequence[Item], tags: Sequence[str]) -> dict[str, Package]:
-    """Tag to package. The first image has the plain tags."""
-    first = next((item.name for item in items if item.kind == "image"), "")
+    """Tag to package. The first image, in each cell of a matrix, has the plain tags."""
+    first: dict[str, str] = {}
+    for item in items:
+        if item.kind == "image":
+            first.setdefault(item.cell, item.name)
     named: dict[str, Package] = {}
-    for package in packages:
+    for package, item in zip(packages, items, strict=True):
         for tag in tags:
-            name = tag if package.name == first else f"{tag}-{package.name}"
+            plain = first.get(item.cell) == item.name
+            name = "-".join(filter(None, (tag, "" if plain else item.label or item.name, item.cell)))
             if not is_tag(name) or name in named:
                 why = "stands for two things" if name in named else "is none a registry takes"
                 raise InputError(f"the tag {name!r} {why}", reason="bad-tag")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kairosbuild.cli.running import failures, running
 from kairosbuild.core.errors import InputError
 from kairosbuild.execute import engine
+from kairosbuild.execute.selection import only
 
 if TYPE_CHECKING:
     from kairosbuild.cli.wiring import Parts
@@ -33,7 +34,7 @@ def main(arguments: argparse.Namespace) -> int:
         if code := failures(parts, outcome):
             return code
         tree = _tools(parts)
-        disk = _disk(parts, outcome, arguments.nodes[0])
+        disk = _disk(parts, outcome, only(arguments.nodes[0], outcome.names()))
     with tempfile.TemporaryDirectory(prefix="kbuild-boot-") as folder:
         command = _command(tree, disk, Path(folder), arguments.memory, arguments.accel)
         print("Ctrl-A X leaves the emulator", file=sys.stderr)

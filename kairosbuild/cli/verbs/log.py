@@ -9,6 +9,7 @@ from kairosbuild.cli import logs
 from kairosbuild.cli.running import running
 from kairosbuild.core.errors import InputError
 from kairosbuild.execute import engine
+from kairosbuild.execute.selection import only
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -16,6 +17,7 @@ def main(arguments: argparse.Namespace) -> int:
     arguments.nodes = [arguments.node]
     with running(arguments) as parts:
         planned = engine.plan(parts.request(), parts.wiring(), parts.events)
+        arguments.node = only(arguments.node, [one.name for one in planned])
         key = next((one.key for one in planned if one.name == arguments.node and one.state == "hit"), "")
         record = parts.store.actions.peek(key) if key else None
         failed = logs.place(parts.store_root(), arguments.recipe, arguments.node)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 
 from kairosbuild.cli import given
+from kairosbuild.execute.selection import only
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the answer, a name a line; an empty answer is an answer."""
     from kairosbuild.graph import query
 
-    recipe = given.recipe(arguments)
-    answer = query.ask(given.edges(recipe), arguments.question, arguments.nodes)
+    edges = given.edges(given.recipe(arguments))
+    answer = query.ask(edges, arguments.question, [only(name, edges) for name in arguments.nodes])
     if arguments.json:
         given.print_json(answer)
     elif arguments.question == "somepath":

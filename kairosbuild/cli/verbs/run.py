@@ -11,6 +11,7 @@ from kairosbuild.cli import given
 from kairosbuild.cli.running import failures, outcome_json, running, summary
 from kairosbuild.cli.style import style
 from kairosbuild.execute.engine import evaluate
+from kairosbuild.execute.selection import chosen
 
 if TYPE_CHECKING:
     import argparse
@@ -40,9 +41,9 @@ def main(arguments: argparse.Namespace) -> int:
 def _publish(parts: Parts, outcome: Outcome) -> list[dict[str, Any]]:
     from kairosbuild.cli import publishing
 
-    asked = parts.arguments.nodes
+    asked = chosen(parts.arguments.nodes, outcome.names())
     targets = [name for name in outcome.publish.targets if not asked or name in asked]
-    gates = outcome.publish.requires
+    gates = outcome.publish.gates(targets)
     if parts.arguments.no_publish or not targets:
         return []
     if missing := [gate for gate in gates if not outcome.has(gate)]:
