@@ -146,7 +146,9 @@ class Outcome:
 
         targets, to, tags, requires, origin, cells = self._head["publish"]
         place = Origin(*origin) if origin else None
-        made = {name: PublishedCell(cell[0], cell[1], cell[2], tuple(cell[3])) for name, cell in cells.items()}
+        made = {
+            name: PublishedCell(cell[0], cell[1], cell[2], tuple(cell[3])) for name, cell in cells.items()
+        }
         return Publish(tuple(targets), to, tuple(tags), tuple(requires), place, made)
 
     def names(self) -> tuple[str, ...]:
