@@ -65,7 +65,21 @@ KEY = flag(
     metavar="KEY",
 )
 
-INPUT = (RECIPE, SET, CACHE, LOCKED, OFFLINE, MIRROR)
+CACHE_FROM = flag(
+    "--cache-from",
+    help="look results up in this repository of a registry (may be repeated)",
+    action="append", default=[], metavar="REF",
+)  # fmt: skip
+CACHE_TO = flag("--cache-to", help="put results into this repository of a registry", metavar="REF")
+CACHE_SIGN = flag("--cache-sign", help="sign what is put there with this private key (PEM)", metavar="KEY")
+CACHE_TRUST = flag(
+    "--cache-trust",
+    help="use only shared results that this public key (PEM) signed (may be repeated)",
+    action="append", default=[], metavar="KEY",
+)  # fmt: skip
+
+SHARING = (CACHE_FROM, CACHE_TO, CACHE_SIGN, CACHE_TRUST, PLAIN_HTTP)
+INPUT = (RECIPE, SET, CACHE, LOCKED, OFFLINE, MIRROR, *SHARING)
 BUILDING = (JOBS, KEEP_GOING, PROGRESS, EVENTS, TRACE)
 
 VERBS = (
@@ -78,7 +92,6 @@ VERBS = (
             *INPUT[1:],
             *BUILDING,
             JSON,
-            PLAIN_HTTP,
             flag("--push", help="publish to this registry reference instead of the recipe's", metavar="REF"),
             flag("--no-publish", help="build only", action="store_true"),
             flag(
@@ -94,6 +107,7 @@ VERBS = (
             "kbuild run recipes/debian.yaml",
             "kbuild run recipes/debian.yaml disk -o disk=debian.qcow2",
             "kbuild run recipes/debian.yaml --push localhost:5000/os/debian",
+            "kbuild run recipes/debian.yaml --cache-from localhost:5000/os/cache --cache-to localhost:5000/os/cache",
         ),
     ),
     Verb(
@@ -146,6 +160,7 @@ VERBS = (
             SET,
             CACHE,
             MIRROR,
+            *SHARING,
             PROGRESS,
             JSON,
             flag(
@@ -166,7 +181,6 @@ VERBS = (
             *INPUT[1:],
             *BUILDING,
             JSON,
-            PLAIN_HTTP,
         ),
         ("kbuild push recipes/debian.yaml localhost:5000/os/debian",),
     ),

@@ -30,6 +30,7 @@ def copy_out(parts: Parts, outcome: Outcome, node: str, file: str) -> None:
         raise InputError(
             f"{name} has no output {wanted!r}", reason="unknown-output", hint=nearest(wanted, outputs)
         )
+    parts.bring([outputs[wanted]])
     copy_sparse(parts.store.cas.path(outputs[wanted].digest), Path(file))
 
 

@@ -60,9 +60,14 @@ def _publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str)
     target, version = parts.registries.open(where)
     tags = (version,) if version else outcome.publish.tags
     items = [_item(outcome, name) for name in targets]
+    parts.bring([item.document for item in items])
+    made = transport(parts)
+    parts.sharing.finish()  # what is there can be mounted
+    origin = parts.sharing.origin(target.name.partition("/")[0])
     done = publish(
-        target, items, tags, cas=parts.store.cas, transport=transport(parts.store), events=parts.events
-    )
+        target, items, tags, cas=parts.store.cas, transport=made, events=parts.events,
+        origin=lambda _: origin, bring=lambda blob: parts.bring([blob]),
+    )  # fmt: skip
     return [asdict(one) for one in done]
 
 

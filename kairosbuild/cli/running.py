@@ -45,6 +45,7 @@ def running(arguments: argparse.Namespace) -> Iterator[Parts]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield parts
+        parts.close()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -7,26 +7,31 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kairosbuild.cli.wiring import Parts
     from kairosbuild.core.digest import Blob
     from kairosbuild.oci.transport import Method
-    from kairosbuild.store.store import Store
 
 
-def transport(store: Store) -> Callable[[Blob, str], Blob]:
-    """A function from a layer and a method (`gzip`, `zstd`) to the blob that travels."""
+def transport(parts: Parts) -> Callable[[Blob, str], Blob]:
+    """A function from a layer and a method (`gzip`, `zstd`) to the blob that travels.
+
+    It may be in a shared cache only, from where it can be mounted; a layer is brought when it is compressed here.
+    """
     from kairosbuild.execute.derive import derive
-    from kairosbuild.execute.results import Results
     from kairosbuild.oci.transport import compress, compressor_id
+
+    store, results = parts.store, parts.results
 
     def made(layer: Blob, method: str) -> Blob:
         way = cast("Method", method)
 
         def make() -> dict[str, Blob]:
+            parts.bring([layer])
             with store.cas.writer() as out:
                 compress(store.cas.path(layer.digest), cast("BinaryIO", out), way)
                 return {"transport": out.commit()}
 
         preimage = {"layer": layer.digest, "compressor": compressor_id(way)}
-        return derive(store, Results(store), "transport", 1, preimage, make)["transport"]
+        return derive(store, results, "transport", 1, preimage, make)["transport"]
 
     return made

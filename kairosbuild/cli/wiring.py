@@ -18,13 +18,17 @@ from kairosbuild.execute.engine import Request, Wiring
 from kairosbuild.store.store import VERSION as STORE_VERSION
 
 if TYPE_CHECKING:
+    from kairosbuild.cli.sharing import Sharing
     from kairosbuild.core.digest import Blob
     from kairosbuild.core.events import Events
     from kairosbuild.execute.executor import Executor
+    from kairosbuild.execute.results import Results
     from kairosbuild.graph.node import KindTable, Material
     from kairosbuild.recipe.declaration import Declaration, Recipe
     from kairosbuild.recipe.workspace import Workspace
     from kairosbuild.registry.registries import Registries
+    from kairosbuild.registry.retry import Limits
+    from kairosbuild.registry.target import Target
     from kairosbuild.sources.download import Downloader
     from kairosbuild.store.store import Store
 
@@ -44,6 +48,9 @@ class Parts:
         self._store: Store | None = None
         self._downloader: Downloader | None = None
         self._registries: Registries | None = None
+        self._cache_registries: Registries | None = None
+        self._sharing: Sharing | None = None
+        self._results: Results | None = None
 
     # -- what the engine asks for ------------------------------------------------------------------
 
@@ -66,7 +73,7 @@ class Parts:
         return Wiring(
             recipe=self.recipe, kinds=kinds, tools=tools_declaration, store=lambda: self.store,
             executor=self._executor, materials=lambda _: self.materials, files=lambda _: self.file,
-            cancel=self.cancel,
+            results=lambda _: self.results, cancel=self.cancel,
         )  # fmt: skip
 
     def recipe(self) -> Recipe:
@@ -103,6 +110,42 @@ class Parts:
         from kairosbuild.execute.elsewhen import Elsewhen
 
         return Elsewhen(LocalExecutor(store), store.cas.add_copy(Path(library)), int(days))
+
+    # -- what is shared --------------------------------------------------------------------------------
+
+    @property
+    def sharing(self) -> Sharing:
+        """The caches shared with other machines."""
+        if self._sharing is None:
+            from kairosbuild.cli.sharing import sharing
+
+            self._sharing = sharing(self)
+        return self._sharing
+
+    @property
+    def results(self) -> Results:
+        """Where results are looked up and kept."""
+        if self._results is None:
+            from kairosbuild.execute.results import Results
+
+            self._results = Results(self.store, self.sharing.readers, self.sharing.writers)
+        return self._results
+
+    def bring(self, blobs: Iterable[Blob]) -> None:
+        """Have these blobs in the store: a result may be in a shared cache only. HostError `blob-evicted`."""
+        lacking = self.store.cas.missing(blobs)
+        if lacking and (gone := self.results.bring(lacking)):
+            from kairosbuild.core.errors import HostError
+
+            raise HostError(
+                f"{min(gone).digest} is not in the store, and no cache has it any more",
+                reason="blob-evicted", hint="run the build again",
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Finish what is under way; nothing that was not opened is opened."""
+        if self._sharing is not None:
+            self._sharing.close(abandon=self.cancel.is_set())
 
     # -- the network ---------------------------------------------------------------------------------
 
@@ -153,6 +196,22 @@ class Parts:
             self._registries = registries(self.arguments, self.workspace)
         return self._registries
 
+    def cache_target(self, name: str) -> Target:
+        """A repository that is a cache: given up sooner than one that somebody waits for."""
+        if self._cache_registries is None:
+            from kairosbuild.registry.retry import Limits
+
+            quick = Limits(connect=3.0, read=30.0, attempts=3, first=1)
+            self._cache_registries = registries(self.arguments, self.workspace, quick)
+        target, version = self._cache_registries.open(name)
+        if version:
+            from kairosbuild.core.errors import InputError
+
+            raise InputError(
+                f"the cache {name!r} has a tag", reason="bad-reference", hint="name the repository alone"
+            )
+        return target
+
     def _image_file(self, uri: str, digest: str | None, size: int | None) -> Blob:
         folder = self.store.cas.tmp()
         self.registries.fetch(uri, folder / "file", digest=digest, size=size)
@@ -187,19 +246,24 @@ def tools_declaration(purpose: str) -> Declaration:
     return declaration_for(purpose)
 
 
-def registries(arguments: argparse.Namespace, workspace: Workspace | None = None) -> Registries:
+def registries(
+    arguments: argparse.Namespace, workspace: Workspace | None = None, limits: Limits | None = None
+) -> Registries:
     """Registries, in plain HTTP where that was said."""
     from kairosbuild.registry.reference import parse
     from kairosbuild.registry.registries import Registries
 
-    insecure: set[str] = set()
+    plain: list[str | None] = []
     if getattr(arguments, "plain_http", False):
-        said = getattr(arguments, "push", None) or getattr(arguments, "reference", None)
-        if said and not said.startswith("oci"):
-            insecure.add(parse(said).endpoint)
-    if workspace is not None and workspace.registry.insecure and workspace.registry.to:
-        insecure.add(parse(workspace.registry.to).endpoint)
-    return Registries(insecure=insecure)
+        said = ("push", "reference", "cache_to")
+        plain += [getattr(arguments, name, None) for name in said]
+        plain += getattr(arguments, "cache_from", [])
+    if workspace is not None and workspace.registry.insecure:
+        plain.append(workspace.registry.to)
+    if workspace is not None and workspace.cache.insecure:
+        plain += [*workspace.cache.from_, workspace.cache.to]
+    named = {parse(one).endpoint for one in plain if one and not one.startswith("oci:")}
+    return Registries(insecure=named, limits=limits)
 
 
 def settings_files(recipe: str) -> tuple[str, ...]:

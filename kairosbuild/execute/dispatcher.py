@@ -3,7 +3,9 @@
 The dispatcher alone holds state. It walks the nodes that may have changed, in build order: a node
 whose inputs came out as before stays as it was; otherwise its key is taken from the *outputs* of its
 inputs (early cutoff), looked up, and, when no cache has it, handed to a worker. A worker holds the
-key's lock, looks again, asks the remotes, fetches the materials, builds, and keeps the result.
+key's lock, looks again, fetches the materials, builds, and keeps the result. Shared caches are asked
+before, many nodes at a time, since that costs waiting and no processor. A result of theirs counts without its
+blobs; they are brought when a build reads them.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from kairosbuild.execute import keying
 from kairosbuild.execute.nodes import Node, Report, Result, Work
 from kairosbuild.execute.schedule import Needs, Schedule
 from kairosbuild.execute.snapshot import Hasher
-from kairosbuild.execute.task import Bench, BuildTask, log_of, source_changed
+from kairosbuild.execute.task import EVICTED, Bench, BuildTask, log_of, source_changed
 from kairosbuild.execute.workers import Workers
 from kairosbuild.graph.keys import key as key_of
 from kairosbuild.graph.node import Material
@@ -33,6 +35,7 @@ Fetch = Callable[[Sequence[Material]], object]
 """Brings materials into the store, in parallel and verified."""
 _UNKNOWN = 1.0  # seconds a node is thought to take before it ever ran
 _LISTEN = 0.1  # seconds between looks whether the run shall stop
+_LOOKUPS = 16  # questions to shared caches at once
 _PATIENCE = 15.0  # seconds the children get to end after an interruption
 
 
@@ -63,6 +66,8 @@ class Dispatcher:
         self._options = options
         self._schedule = Schedule(options.cpus, options.bytes)
         self._workers = Workers(options.cpus)
+        self._lookups = Workers(_LOOKUPS, done=self._workers.done)
+        self._looking: set[int] = set()
         self._report = Report()
         self._ready: deque[int] = deque()
         self._waiting: dict[int, int] = {}
@@ -90,6 +95,7 @@ class Dispatcher:
             except KeyboardInterrupt:
                 self._interrupt()
         self._workers.close()
+        self._lookups.close()
         self._forget(active)
         self._bench.events.emit(
             "run-finished",
@@ -118,7 +124,7 @@ class Dispatcher:
                 self._interrupt()
             while (i := self._schedule.start()) is not None:
                 self._launch(i)
-            if not self._schedule.running:
+            if not self._schedule.running and not self._looking:
                 return
             with suppress(Empty):
                 self._ended(*self._workers.wait(_LISTEN))
@@ -138,13 +144,30 @@ class Dispatcher:
             self._fail(i, error)
             return
         known = node.result
-        if known and known.key == key and not self._bench.store.cas.missing(known.outputs.values()):
+        if known and known.key == key and not self._bench.results.absent(known.outputs.values()):
             self._settle(i, replace(known, where="memory"), told=False)
         elif record := self._bench.results.local(key):
             self._settle(i, Result(key, record.outputs, record.seconds, "local"))
         else:
             self._keys[i] = key, document
-            self._schedule.add(i, self._remaining[i], Needs.of(node.declaration.hints))
+            self._look(i, key) if self._bench.results.remotes else self._wait(i)
+
+    def _wait(self, i: int) -> None:
+        """No cache has it: it is to be built."""
+        self._schedule.add(i, self._remaining[i], Needs.of(self._work.nodes[i].declaration.hints))
+
+    def _look(self, i: int, key: str) -> None:
+        """Ask the shared caches, beside everything else."""
+        self._looking.add(i)
+        self._lookups.submit(i, lambda: _Looked(self._bench.results.remote(key)))
+
+    def _looked(self, i: int, found: tuple[str, Record] | None) -> None:
+        self._looking.discard(i)
+        if found:
+            where, record = found
+            self._settle(i, Result(record.key, record.outputs, record.seconds, where))
+        elif not self._bench.cancel.is_set() and (self._options.keep_going or not self._report.failed):
+            self._wait(i)
 
     def _launch(self, i: int) -> None:
         key, document = self._keys[i]
@@ -152,8 +175,14 @@ class Dispatcher:
         job = _Job(self, i, self._work.nodes[i], key, document)
         self._workers.submit(i, job.run)
 
-    def _ended(self, i: int, result: Result | None, error: BaseException | None) -> None:
-        self._schedule.end(i)
+    def _ended(self, i: int, result: Result | _Looked | None, error: BaseException | None) -> None:
+        if isinstance(result, _Looked):
+            self._looked(i, result.found)
+            return
+        if i in self._looking:
+            self._looking.discard(i)
+        else:
+            self._schedule.end(i)
         if result is not None:
             self._settle(i, result)
         else:
@@ -192,6 +221,11 @@ class Dispatcher:
     def _fail(self, i: int, error: BaseException) -> None:
         node = self._work.nodes[i]
         problem = _as_problem(node, error)
+        if problem.reason == EVICTED and self._bench.results.lost:
+            self._report.evicted = True
+            self._report.failed[i] = problem
+            self._skip_dependants(i, told=False)
+            return
         if not self._bench.cancel.is_set():
             self._report.failed[i] = problem
             self._bench.events.emit(
@@ -202,13 +236,14 @@ class Dispatcher:
             self._schedule.drop()
             self._ready.clear()
 
-    def _skip_dependants(self, i: int) -> None:
+    def _skip_dependants(self, i: int, *, told: bool = True) -> None:
         for j in self._work.graph.dependants([i]):
             if j != i and j in self._waiting and j not in self._report.skipped:
                 self._report.skipped[j] = i
-                self._bench.events.emit(
-                    "node-skipped", self._work.nodes[j].name, needs=self._work.nodes[i].name
-                )
+                if told:
+                    self._bench.events.emit(
+                        "node-skipped", self._work.nodes[j].name, needs=self._work.nodes[i].name
+                    )
 
     def _interrupt(self) -> None:
         """End every child and wait for the workers, so that nothing is left half-done."""
@@ -238,6 +273,13 @@ class Dispatcher:
         raise_problems(problems)
 
 
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What the shared caches said of a node."""
+
+    found: tuple[str, Record] | None
+
+
 class _Job:
     """One node in a worker thread."""
 
@@ -252,9 +294,6 @@ class _Job:
         with self._bench.store.lock(key):
             if record := results.local(key):
                 return Result(key, record.outputs, record.seconds, "local")
-            if found := results.remote(key):
-                where, record = found
-                return Result(key, record.outputs, record.seconds, where)
             return self._build()
 
     def _build(self) -> Result:
@@ -291,12 +330,7 @@ class _Job:
         """Everything the build reads is here before it starts: inputs, tools, materials."""
         missing = self._bench.missing
         blobs = [blob for some in self._inputs.values() for one in some for blob in one.outputs.values()]
-        if gone := missing([*blobs, *self._tools.values()]):
-            raise HostError(
-                f"an input of {self._node.name} was removed from the store: {min(gone).digest}",
-                reason="input-evicted",
-                hint="run the build again",
-            )
+        self._bench.bring([*blobs, *self._tools.values()], self._node.name)
         materials = {Blob(one.digest, one.size): one for one in self._node.locked.materials}
         if lacking := missing(materials):
             self._owner._fetch([materials[blob] for blob in materials if blob in lacking])
@@ -310,7 +344,7 @@ class _Job:
     def _check(self, outputs: Mapping[str, Blob]) -> None:
         """The result may be kept: the outputs exist, and the sources are still what was hashed."""
         name = self._node.name
-        if gone := self._bench.missing(outputs.values()):
+        if gone := self._bench.results.absent(self._bench.missing(outputs.values())):
             message = f"{name}: its output {min(gone).digest} is not stored"
             raise NodeError(message, reason="output-missing")
         shots = self._node.snapshots or {}

@@ -8,7 +8,7 @@
     lock(request, wiring, events, update=("system",))
 
 `Wiring` holds the ways to make what the engine needs (the recipe, kinds, store, executor, downloads,
-remotes). They are called when they are needed, so the modules behind them should be imported inside
+shared caches). They are called when they are needed, so the modules behind them should be imported inside
 them. When nothing changed since the last evaluation none is called: `evaluate` reads one file of the
 store, asks `stat` for every source and output, and returns. This module imports nothing that
 such a run does not use.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kairosbuild.execute.executor import Executor
     from kairosbuild.execute.lock import Fetcher
     from kairosbuild.execute.plan import Planned
-    from kairosbuild.execute.results import Remote
+    from kairosbuild.execute.results import Results
     from kairosbuild.execute.session import Session
     from kairosbuild.graph.node import KindTable
     from kairosbuild.recipe.declaration import Declaration, Publish, Recipe
@@ -66,7 +66,8 @@ class Wiring(NamedTuple):
     """How to make what the engine needs; each is called at most once, when it is first needed.
 
     `recipe` reads the recipe. `tools` declares the node of a tools tree. `materials` brings pinned files
-    into the store; `files` gets one file by uri for locking. `cancel` is set when the run must stop.
+    into the store; `files` gets one file by uri for locking. `results` tells which caches are shared, and keeps
+    in mind what they turned out to lack. `cancel` is set when the run must stop.
     """
 
     recipe: Callable[[], Recipe]
@@ -76,7 +77,7 @@ class Wiring(NamedTuple):
     executor: Callable[[Store], Executor]
     materials: Callable[[Store], Fetch]
     files: Callable[[Store], Fetcher]
-    remotes: Callable[[Store], Sequence[Remote]] = lambda _: ()
+    results: Callable[[Store], Results] | None = None
     cancel: threading.Event | None = None
 
 

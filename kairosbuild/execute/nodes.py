@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -90,6 +90,15 @@ class Report:
     skipped: dict[int, int] = field(default_factory=dict)  # node → the failed one it needs
     active: int = 0
     interrupted: bool = False
+    evicted: bool = False  # something failed only because a shared cache did not keep its word
+
+    def followed_by(self, other: Report) -> Report:
+        """The report of two evaluations, the second of which was for what the first could not do."""
+        results = {**self.results, **other.results}
+        for i, one in self.results.items():
+            if one.where == "built":
+                results[i] = replace(results[i], where="built")
+        return replace(other, results=results, active=max(self.active, len(results)))
 
     def count(self, what: Literal["built", "hit", "memory"]) -> int:
         """How many were built, found in a cache, or turned out to be as they were."""

@@ -47,9 +47,23 @@ class Session:
     def evaluate(self) -> Outcome:
         """See `engine.evaluate`."""
         work, targets = self._prepared()
-        report = self._dispatcher(work).run(self._dirty, targets)
+        report = self._run(work, targets)
         self._remember(report)
         return self._outcome(work, targets, report)
+
+    def _run(self, work: Work, targets: list[int]) -> Report:
+        """Bring the targets up to date, once more for as long as a shared cache turns out to lack what it said."""
+        dirty, lost = self._dirty, set(self._results.lost)
+        report = self._dispatcher(work).run(dirty, targets)
+        while report.evicted and not report.interrupted and self._results.lost > lost:
+            lost = set(self._results.lost)
+            dirty = {i for i in work.graph.closure(targets) if self._is_lost(work.nodes[i])}
+            self._events.emit("note", message=f"{len(lost)} blobs are gone from the cache; made again")
+            report = report.followed_by(self._dispatcher(work).run(dirty, targets))
+        return report
+
+    def _is_lost(self, node: Node) -> bool:
+        return node.result is None or self._results.is_lost(node.result.key)
 
     def plan(self, nodes: Sequence[str] = ()) -> tuple[Planned, ...]:
         """See `engine.plan`."""
@@ -244,7 +258,11 @@ class Session:
             for error in report.failed.values():
                 raise error
         assert node.result is not None, name
-        return node.result.outputs["layer"]
+        layer = node.result.outputs["layer"]
+        if self._results.bring([layer]):
+            node.result = None  # the shared cache lacks what it promised: now it is built
+            return self._tools_layer(purpose)
+        return layer
 
     def _tools_node(self, name: str, purpose: str) -> Node:
         if name in self._fresh.graph.index:
@@ -354,7 +372,8 @@ class Session:
 
     @cached_property
     def _results(self) -> Results:
-        return Results(self._store, self._wiring.remotes(self._store))
+        store = self._store
+        return self._wiring.results(store) if self._wiring.results else Results(store)
 
 
 class _Found(Mapping[str, Found]):

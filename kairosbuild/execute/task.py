@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kairosbuild.core.digest import Blob
-from kairosbuild.core.errors import KbuildError, NodeError
+from kairosbuild.core.errors import HostError, KbuildError, NodeError
 from kairosbuild.core.events import Events
 from kairosbuild.execute.derive import derive
 from kairosbuild.execute.executor import Executor
@@ -20,6 +20,9 @@ from kairosbuild.execute.snapshot import Snapshot
 from kairosbuild.graph.action import Action, ActionResult
 from kairosbuild.graph.node import Input, Locked, Outputs, SourceFile
 from kairosbuild.store.store import Store
+
+EVICTED = "input-evicted"
+"""The reason of a failure for want of an input that was there when it was counted on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,16 @@ class Bench:
         lacking = self.store.cas.missing(asked)
         self.here.update(blob.digest for blob in asked if blob not in lacking)
         return lacking
+
+    def bring(self, blobs: Iterable[Blob], name: str) -> None:
+        """Have what a build reads here, out of a shared cache if need be. Raises HostError `input-evicted`."""
+        lacking = self.missing(blobs)
+        if lacking and (gone := self.results.bring(lacking)):
+            raise HostError(
+                f"an input of {name} was removed from the store: {min(gone).digest}",
+                reason=EVICTED,
+                hint="run the build again",
+            )
 
 
 class BuildTask:
@@ -112,7 +125,7 @@ class BuildTask:
 
     def execute(self, action: Action) -> ActionResult:
         """Run an action; its log becomes part of the node's."""
-        self._bring(action.inputs.values())
+        self._bring([*action.inputs.values(), *action.root])
         action = replace(
             action,
             env={"SOURCE_DATE_EPOCH": str(self.epoch), **action.env},
@@ -149,14 +162,15 @@ class BuildTask:
             remove_tree(self._scratch)
 
     def _bring(self, blobs: Iterable[Blob]) -> None:
-        """Put source files that an action reads into the store, if they still are what was hashed."""
+        """Have what a build reads in the store: source files, if they still are what was hashed, and inputs."""
+        others = []
         for blob in self._bench.missing(blobs):
             path = self._source_of(blob)
             if path is None:
-                message = f"{self.name} asks for {blob.digest}, which is not stored"
-                raise NodeError(message, reason="blob-missing")
-            if self._bench.store.cas.add_copy(path) != blob:
+                others.append(blob)
+            elif self._bench.store.cas.add_copy(path) != blob:
                 raise source_changed(self.name, str(path))
+        self._bench.bring(others, self.name)
 
     def _source_of(self, blob: Blob) -> Path | None:
         if self._found is None:

@@ -12,18 +12,23 @@ Done = tuple[int, Any, BaseException | None]
 
 
 class Workers:
-    """At most `most` threads, started as they are needed; they end with the process or with `close`."""
+    """At most `most` threads, started as they are needed; they end with the process or with `close`.
 
-    def __init__(self, most: int) -> None:
+    Two crews may share one queue of what is `done`.
+    """
+
+    def __init__(self, most: int, done: SimpleQueue[Done] | None = None) -> None:
         self._most = most
+        self.done: SimpleQueue[Done] = SimpleQueue() if done is None else done
         self._calls: SimpleQueue[tuple[int, Callable[[], Any]] | None] = SimpleQueue()
-        self._done: SimpleQueue[Done] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._open = 0
+        self._open = 0  # calls that were submitted and have not ended
+        self._counting = threading.Lock()
 
     def submit(self, number: int, call: Callable[[], Any]) -> None:
         """Have a thread call this."""
-        self._open += 1
+        with self._counting:
+            self._open += 1
         if self._open > len(self._threads) and len(self._threads) < self._most:
             thread = threading.Thread(target=self._work, name=f"worker-{len(self._threads) + 1}", daemon=True)
             self._threads.append(thread)
@@ -32,9 +37,7 @@ class Workers:
 
     def wait(self, timeout: float | None = None) -> Done:
         """The next call that has ended; raises queue.Empty when none does in time."""
-        done = self._done.get(timeout=timeout)
-        self._open -= 1
-        return done
+        return self.done.get(timeout=timeout)
 
     def close(self) -> None:
         """Let the threads end after what was submitted."""
@@ -44,7 +47,11 @@ class Workers:
     def _work(self) -> None:
         while (item := self._calls.get()) is not None:
             number, call = item
+            done: Done
             try:
-                self._done.put((number, call(), None))
+                done = number, call(), None
             except BaseException as error:  # the dispatcher decides what it means
-                self._done.put((number, None, error))
+                done = number, None, error
+            with self._counting:
+                self._open -= 1
+            self.done.put(done)

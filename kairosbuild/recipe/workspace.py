@@ -40,6 +40,13 @@ class CacheSettings:
     dir: str = text("The store's folder, relative to the workspace.", "cache", least=1)
     from_: tuple[str, ...] = texts("Repositories of a registry that results are looked up in.", ())
     to: str = text("Repository of a registry that results are put into.", "")
+    insecure: bool = flag("Speak plain HTTP to these registries.")
+    sign: str = text("Private key (PEM) to sign with what is put there, relative to the workspace.", "")
+    trust: tuple[str, ...] = texts(
+        "Public keys (PEM), relative to the workspace. If there are any, only results that one of them signed"
+        " are used.",
+        (),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,9 @@ class UserCache:
     )
     from_: tuple[str, ...] | None = texts("Repositories that results are looked up in.", None)
     to: str | None = text("Repository that results are put into.", None)
+    sign: str | None = text(
+        "Private key (PEM) to sign them with: an absolute path, or `~/…`.", None, pattern=r"(?:/|~/).*"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,9 @@ class Cache:
     dir: Path
     from_: tuple[str, ...] = ()
     to: str = ""
+    insecure: bool = False
+    sign: Path | None = None
+    trust: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +153,15 @@ def _default(start: Path, recipe: Path | None) -> Workspace:
 def _read_workspace(file: Path) -> Workspace:
     found = read_settings(file, BuildFile)
     root = file.parent
-    cache = Cache(root / found.cache.dir, found.cache.from_, found.cache.to)
+    said = found.cache
+    cache = Cache(
+        root / said.dir,
+        said.from_,
+        said.to,
+        said.insecure,
+        root / said.sign if said.sign else None,
+        tuple(root / key for key in said.trust),
+    )
     return Workspace(
         root, cache, file, found.recipes, found.defaults, found.mirrors, found.registry, found.toolchain
     )
@@ -149,10 +170,12 @@ def _read_workspace(file: Path) -> Workspace:
 def _with_user(workspace: Workspace, file: Path) -> Workspace:
     found = read_settings(file, UserFile)
     own, cache = found.cache, workspace.cache
-    merged = Cache(
-        Path(own.dir).expanduser() if own.dir else cache.dir,
-        cache.from_ if own.from_ is None else own.from_,
-        cache.to if own.to is None else own.to,
+    merged = replace(
+        cache,
+        dir=Path(own.dir).expanduser() if own.dir else cache.dir,
+        from_=cache.from_ if own.from_ is None else own.from_,
+        to=cache.to if own.to is None else own.to,
+        sign=Path(own.sign).expanduser() if own.sign else cache.sign,
     )
     return replace(workspace, cache=merged, mirrors={**workspace.mirrors, **found.mirrors})
 

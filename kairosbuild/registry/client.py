@@ -26,7 +26,7 @@ from oras.logger import logger as oras_logger
 from requests import exceptions as broken
 
 from kairosbuild.core.errors import HostError, KbuildError
-from kairosbuild.registry.credentials import config_files, read_config, registry_keys
+from kairosbuild.registry.credentials import configs, registry_keys
 from kairosbuild.registry.reference import Reference, is_loopback
 from kairosbuild.registry.retry import Fault, Limits, retrying, seconds_asked
 
@@ -215,8 +215,8 @@ class Client:
 
     def _look_up(self, repository: str) -> str:
         auth = self._oras.auth
-        for file in config_files():
-            auth._auth_config = read_config(file)
+        for file, config in configs():
+            auth._auth_config = config
             try:
                 if any(auth._load_auth(key) for key in registry_keys(self.endpoint, repository)):
                     return str(auth._basic_auth)

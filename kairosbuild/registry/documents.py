@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob, of_bytes
@@ -40,6 +40,23 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """Where bytes come from: the store. `bring` is called first for a blob that may be in a shared cache only."""
+
+    cas: Cas
+    bring: Callable[[Blob], None] = lambda _: None
+
+    def stream(self, blob: Blob) -> OpenStream:
+        """Opens a stored blob, whenever that is asked for."""
+
+        def opened() -> BinaryIO:
+            self.bring(blob)
+            return self.cas.path(blob.digest).open("rb")
+
+        return opened
+
+
+@dataclass(frozen=True, slots=True)
 class Package:
     """A manifest and every blob it names, each with where its bytes come from."""
 
@@ -53,9 +70,9 @@ class Package:
         return sum(blob.size for blob in self.blobs) + len(self.manifest.data)
 
 
-def image_package(item: Item, cas: Cas, transport: Transport) -> Package:
+def image_package(item: Item, sources: Sources, transport: Transport) -> Package:
     """An OCI image: one layer per node, bottom to top (image-spec, manifest.md and config.md)."""
-    document = _document(item, cas)
+    document = _document(item, sources.cas)
     method = str(document["compression"])
     plain = [_blob(row["layer"]) for row in document["layers"]]
     sent = [layer if method == "none" else transport(layer, method) for layer in plain]
@@ -67,12 +84,12 @@ def image_package(item: Item, cas: Cas, transport: Transport) -> Package:
         "layers": [{"mediaType": LAYER + SUFFIX[method], **layer.json()} for layer in sent],
         "annotations": {CREATED: _time(document["epoch"])},
     }
-    return _package(item.name, manifest, {of_bytes(config): config}, sent, cas)
+    return _package(item.name, manifest, {of_bytes(config): config}, sent, sources)
 
 
-def artifact_package(item: Item, cas: Cas, subject: Manifest | None) -> Package:
+def artifact_package(item: Item, sources: Sources, subject: Manifest | None) -> Package:
     """An artifact: its type, an empty config, titled files, and the image it belongs to (manifest.md)."""
-    document = _document(item, cas)
+    document = _document(item, sources.cas)
     files = document["files"]
     manifest = {
         "schemaVersion": 2,
@@ -86,7 +103,7 @@ def artifact_package(item: Item, cas: Cas, subject: Manifest | None) -> Package:
         "annotations": {CREATED: _time(0), **document["annotations"]},
         **({"subject": subject.descriptor()} if subject else {}),
     }
-    return _package(item.name, manifest, {of_bytes(b"{}"): b"{}"}, [_blob(file) for file in files], cas)
+    return _package(item.name, manifest, {of_bytes(b"{}"): b"{}"}, [_blob(file) for file in files], sources)
 
 
 def small_package(name: str, manifest: Mapping[str, Any], blobs: Mapping[Blob, bytes]) -> Package:
@@ -96,15 +113,11 @@ def small_package(name: str, manifest: Mapping[str, Any], blobs: Mapping[Blob, b
 
 
 def _package(
-    name: str, manifest: Mapping[str, Any], small: Mapping[Blob, bytes], stored: list[Blob], cas: Cas
+    name: str, manifest: Mapping[str, Any], small: Mapping[Blob, bytes], stored: list[Blob], sources: Sources
 ) -> Package:
-    blobs: dict[Blob, OpenStream] = {blob: _stored(cas, blob) for blob in stored}
+    blobs: dict[Blob, OpenStream] = {blob: sources.stream(blob) for blob in stored}
     blobs |= {blob: _bytes(data) for blob, data in small.items()}
     return Package(name, Manifest(MANIFEST, canonical.dumps(manifest)), blobs)
-
-
-def _stored(cas: Cas, blob: Blob) -> OpenStream:
-    return lambda: cas.path(blob.digest).open("rb")
 
 
 def _bytes(data: bytes) -> OpenStream:

@@ -6,13 +6,20 @@ since it is set after everything it leads to has been acknowledged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import HostError, InputError
 from kairosbuild.core.events import Events
-from kairosbuild.registry.documents import Item, Package, Transport, artifact_package, image_package
+from kairosbuild.registry.documents import (
+    Item,
+    Package,
+    Sources,
+    Transport,
+    artifact_package,
+    image_package,
+)
 from kairosbuild.registry.reference import is_tag
 from kairosbuild.registry.target import Manifest, OpenStream, Progress, Target
 from kairosbuild.registry.transfers import JOBS, in_parallel, move
@@ -39,30 +46,34 @@ def publish(
     cas: Cas,
     transport: Transport,
     events: Events,
-    origins: Mapping[str, str] | None = None,
+    origin: Callable[[str], str] = lambda _: "",
+    bring: Callable[[Blob], None] = lambda _: None,
     jobs: int = JOBS,
 ) -> tuple[Published, ...]:
     """Publish these nodes under these tags: the image as TAG, every other as TAG-NODE.
 
-    `transport` gives a layer's compressed form; `origins` tells which repository of the same registry may
-    have a blob (digest to repository), so that it is mounted rather than sent. Raises InputError
+    `transport` gives a layer's compressed form; `origin` tells which repository of the same registry may
+    have a blob of this digest, so that it is mounted rather than sent. `bring` is called before a blob is read
+    that may be elsewhere (in a shared cache). Raises InputError
     (`bad-tag`), HostError (`registry-…`, `blob-corrupt`).
     """
-    packages = _packages(items, cas, transport)
+    packages = _packages(items, Sources(cas, bring), transport)
     named = _names(packages, items, tags)
     with target.writing():
         wanted = {tag: p.manifest for tag, p in named.items()}
         stale = [tag for tag, manifest in wanted.items() if target.head_manifest(tag) != manifest.blob.digest]
         fresh = [p for p in packages if any(named[tag] is p for tag in stale)]
-        sent = _send(target, fresh, cas=cas, events=events, origins=origins or {}, jobs=jobs)
+        sent = _send(target, fresh, cas=cas, events=events, origin=origin, jobs=jobs)
         if stale:
             target.tag({tag: wanted[tag] for tag in stale})
     return tuple(_published(target, p, named, sent, fresh) for p in packages)
 
 
-def _packages(items: Sequence[Item], cas: Cas, transport: Transport) -> list[Package]:
-    images = {i.name: image_package(i, cas, transport) for i in items if i.kind == "image"}
-    return [images.get(item.name) or artifact_package(item, cas, _subject(item, images)) for item in items]
+def _packages(items: Sequence[Item], sources: Sources, transport: Transport) -> list[Package]:
+    images = {i.name: image_package(i, sources, transport) for i in items if i.kind == "image"}
+    return [
+        images.get(item.name) or artifact_package(item, sources, _subject(item, images)) for item in items
+    ]
 
 
 def _subject(item: Item, images: Mapping[str, Package]) -> Manifest | None:
@@ -95,7 +106,7 @@ def _send(
     *,
     cas: Cas,
     events: Events,
-    origins: Mapping[str, str],
+    origin: Callable[[str], str],
     jobs: int,
 ) -> dict[Blob, int]:
     """Bring blobs, then manifests, of these packages; the bytes that each blob took."""
@@ -106,9 +117,10 @@ def _send(
     sent: dict[Blob, int] = {}
 
     def one(blob: Blob, progress: Progress) -> int:
-        origin = origins.get(blob.digest, "")
         try:
-            sent[blob] = target.put_blob(blob, sources[blob], mount_from=origin, progress=progress)
+            sent[blob] = target.put_blob(
+                blob, sources[blob], mount_from=origin(blob.digest), progress=progress
+            )
         except HostError as problem:
             if problem.reason == "blob-corrupt":
                 cas.discard(blob.digest)

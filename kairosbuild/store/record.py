@@ -33,24 +33,31 @@ class Record:
 
 def dumps(record: Record) -> bytes:
     """The record as it is stored: sha256 of the document, then the document in canonical JSON."""
-    return sealed(
-        canonical.dumps(
-            {
-                "schema": SCHEMA,
-                "key": record.key,
-                "name": record.name,
-                "preimage": record.preimage,
-                "outputs": {name: blob.json() for name, blob in record.outputs.items()},
-                "microseconds": round(record.seconds * 1_000_000),
-                "log": record.log.json() if record.log else None,
-            }
-        )
+    return sealed(body(record))
+
+
+def body(record: Record) -> bytes:
+    """The record as canonical JSON: what is shared, where a digest vouches for it already."""
+    return canonical.dumps(
+        {
+            "schema": SCHEMA,
+            "key": record.key,
+            "name": record.name,
+            "preimage": record.preimage,
+            "outputs": {name: blob.json() for name, blob in record.outputs.items()},
+            "microseconds": round(record.seconds * 1_000_000),
+            "log": record.log.json() if record.log else None,
+        }
     )
 
 
 def loads(key: str, data: object) -> Record | None:
     """The record these bytes are, or None when they are damaged, of another schema or of another key."""
-    found = document(data)
+    return read(key, document(data))
+
+
+def read(key: str, found: Any) -> Record | None:
+    """The record this document is, or None when it is of another schema or of another key."""
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("key") != key:
         return None
     try:

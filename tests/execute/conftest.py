@@ -16,6 +16,7 @@ from kairosbuild.core.errors import NodeError
 from kairosbuild.core.events import Event, Events
 from kairosbuild.execute import engine
 from kairosbuild.execute.engine import Outcome, Request, Wiring
+from kairosbuild.execute.results import Results
 from kairosbuild.graph.action import Action, ActionResult
 from kairosbuild.graph.node import UNLOCKED, Locked, Material
 from kairosbuild.recipe.declaration import Declaration, Publish, Recipe
@@ -150,6 +151,7 @@ class World:
     events: list[Event] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     remotes: tuple[Any, ...] = ()
+    keepers: tuple[Any, ...] = ()
     cancel: threading.Event | None = None
     wrap: Callable[[Any], Any] = lambda executor: executor
 
@@ -197,7 +199,7 @@ class World:
             executor=called("executor", self.wrap(self.executor)),
             materials=lambda _: self.materials,
             files=lambda _: self.fetch,
-            remotes=lambda _: self.remotes,
+            results=lambda store: Results(store, self.remotes, self.keepers),
             cancel=self.cancel,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import dataclasses
 import os
 import sqlite3
 import threading
@@ -414,31 +415,90 @@ def test_two_at_once_build_each_node_once(world: Any) -> None:
 
 
 class FakeRemote:
-    """A remote that holds another store's results."""
+    """A shared cache that holds another store's results. `evicted` are blobs it has no longer."""
 
     name = "shared"
 
     def __init__(self, theirs: Any, ours: Any, broken: bool = False) -> None:
         self.theirs, self.ours, self.broken = theirs, ours, broken
+        self.evicted: set[Any] = set()
+        self.brought: list[Any] = []
+        self.change = lambda record: record
 
-    def get(self, key: str) -> Record | None:
+    def get(self, key: str) -> Any:
         if self.broken:
             raise HostError("down", reason="registry-down")
-        return self.theirs.actions.get(key)
+        record = self.theirs.actions.get(key)
+        record = record and self.change(record)
+        return (record, frozenset(record.outputs.values())) if record else None
 
-    def download(self, blob: Any) -> None:
-        self.ours.cas.put_bytes(self.theirs.cas.read(blob))
+    def bring(self, blobs: Any) -> None:
+        for blob in set(blobs) - self.evicted:
+            if not self.broken and self.theirs.cas.has(blob):
+                self.ours.cas.put_bytes(self.theirs.cas.read(blob))
+                self.brought.append(blob)
+
+    def shun(self, key: str, why: str) -> None:
+        self.change = lambda record: None
 
 
-def test_remote_results_are_brought_in(chain: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def sharing(chain: Any, tmp_path: Path) -> Any:
+    """A second machine, with an empty store, that shares the results of the first."""
     from kairosbuild.store.store import Store
 
+    chain.run()
     theirs, chain.store = chain.store, Store(tmp_path / "other")
     chain.remotes = (FakeRemote(theirs, chain.store, broken=True), FakeRemote(theirs, chain.store))
     chain.executor.store = chain.store
-    assert chain.plan()["a"].where == "shared"
-    outcome = chain.run()
-    assert chain.ran == [] and outcome.hits == 4 and chain.text(outcome, "c") == "AC"
+    return chain
+
+
+def test_a_shared_cache_saves_all_work_and_moves_no_blob(sharing: Any) -> None:
+    assert {one.where for one in sharing.plan().values()} == {"shared"}
+    outcome = sharing.run()
+    assert sharing.ran == [] and outcome.hits == 4
+    assert sharing.remotes[1].brought == []
+    assert sharing.run().ok and sharing.ran == [] and sharing.remotes[1].brought == []
+
+
+def test_what_a_build_reads_is_brought_and_nothing_else(sharing: Any) -> None:
+    first = sharing.run()
+    sharing.node("e", "c", add="E")
+    outcome = sharing.run()
+    assert sharing.ran == ["e"] and sharing.text(outcome, "e") == "ACE"
+    assert sharing.remotes[1].brought == [first.outputs("c")["file"]]
+
+
+def test_an_evicted_blob_is_made_again(sharing: Any) -> None:
+    outcome = sharing.run()
+    for name in "abc":
+        sharing.remotes[1].evicted.add(outcome.outputs(name)["file"])
+    sharing.node("e", "c", add="E")
+    outcome = sharing.run()
+    assert outcome.ok and sharing.text(outcome, "e") == "ACE"
+    assert sharing.ran == ["a", "b", "c", "e"] and (outcome.built, outcome.failed) == (4, {})
+    assert not [event for event in sharing.events if event.type in ("node-failed", "node-skipped")]
+
+
+def test_a_record_of_another_key_is_a_miss(sharing: Any) -> None:
+    def poison(record: Record) -> Record:
+        return dataclasses.replace(record, preimage={**record.preimage, "epoch": 1})
+
+    sharing.remotes[1].change = poison
+    outcome = sharing.run()
+    assert outcome.ok and outcome.hits == 0 and sharing.text(outcome, "c") == "AC"
+
+
+def test_results_are_handed_to_whoever_keeps_them(chain: Any) -> None:
+    class Keeper(list[str]):
+        def put(self, record: Record) -> None:
+            self.append(record.name)
+
+    chain.keepers = (Keeper(),)
+    chain.file("a.txt", "B1")
+    chain.run()
+    assert sorted(chain.keepers[0]) == ["a", "b", "c"]
 
 
 def test_derived_work_is_done_once(world: Any) -> None:

@@ -1,5 +1,6 @@
 """A real registry on loopback (Debian's docker-registry), and one whose faults are scripted."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,16 @@ from kairosbuild.store.cas import Cas
 def no_logins(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nobody's own credentials reach a test; the empty home."""
     home = tmp_path_factory.mktemp("home")
-    for name in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "NETRC"):
+    for name in [name for name in os.environ if name.startswith("KBUILD_REGISTRY_")]:
+        monkeypatch.delenv(name)
+    for name in (
+        "DOCKER_AUTH_CONFIG",
+        "REGISTRY_AUTH_FILE",
+        "XDG_RUNTIME_DIR",
+        "XDG_CONFIG_HOME",
+        "DOCKER_CONFIG",
+        "NETRC",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
     return home

@@ -69,6 +69,24 @@ def test_with_podmans_login(guarded: str, no_logins: Path, monkeypatch: pytest.M
     assert put(guarded) == 1
 
 
+def test_with_a_login_in_the_environment(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KBUILD_REGISTRY_USER", "user")
+    monkeypatch.setenv("KBUILD_REGISTRY_PASSWORD", "open sesame")
+    assert "KBUILD_REGISTRY_HOST" in str(refused("credentials-unreadable", guarded))
+    monkeypatch.setenv("KBUILD_REGISTRY_HOST", "registry.example.com")
+    refused("registry-unauthorised", guarded)
+    monkeypatch.setenv("KBUILD_REGISTRY_HOST", guarded)
+    assert put(guarded) == 1
+
+
+def test_with_a_login_as_ci_services_have_it(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    login = base64.b64encode(b"user:open sesame").decode()
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", json.dumps({"auths": {guarded: {"auth": login}}}))
+    assert put(guarded) == 1
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", "secret words")
+    assert "secret words" not in str(refused("credentials-unreadable", guarded))
+
+
 def test_with_the_wrong_password(guarded: str, no_logins: Path) -> None:
     (no_logins / ".docker").mkdir()
     wrong = base64.b64encode(b"user:open barley").decode()

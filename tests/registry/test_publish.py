@@ -138,7 +138,7 @@ def test_blobs_of_a_known_repository_are_mounted(build: Build, faults: FaultServ
     layer = build.transport(build.cas.put_bytes(b"a" * 9999), "gzip")
     faults.blobs["base/debian", layer.digest] = build.cas.read(layer)
     item = build.image("os", b"a" * 9999)
-    (image,) = build.publish(opened(faults.host), item, origins={layer.digest: "base/debian"})
+    (image,) = build.publish(opened(faults.host), item, origin={layer.digest: "base/debian"}.get)
     assert image.size - image.uploaded == layer.size
 
 

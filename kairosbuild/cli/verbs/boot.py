@@ -55,6 +55,7 @@ def _disk(parts: Parts, outcome: Outcome, node: str) -> Path:
     outputs = outcome.outputs(node)
     if "disk" not in outputs:
         raise InputError(f"{node} is a {outcome.kind(node)}, not a disk", reason="which-disk")
+    parts.bring([outputs["disk"]])
     return parts.store.cas.path(outputs["disk"].digest)
 
 

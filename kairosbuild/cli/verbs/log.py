@@ -22,6 +22,7 @@ def main(arguments: argparse.Namespace) -> int:
         record = parts.store.actions.peek(key) if key else None
         failed = logs.place(parts.store_root(), arguments.recipe, arguments.node)
         if record and record.log:
+            parts.bring([record.log])
             data = parts.store.cas.read(record.log)
         elif failed.exists() and not record:
             data = failed.read_bytes()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from kairosbuild.cli import given
 from kairosbuild.cli.running import running
 from kairosbuild.cli.style import style
 from kairosbuild.execute import engine
+
+if TYPE_CHECKING:
+    from kairosbuild.execute.plan import Planned
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -20,10 +24,17 @@ def main(arguments: argparse.Namespace) -> int:
         given.print_json({"nodes": [dataclasses.asdict(one) for one in planned]})
         return 0
     wide = max((len(one.name) for one in planned), default=0)
+    widest = max((len(_state(one)) for one in planned), default=0)
     for one in planned:
-        state = {"hit": style.green, "run": style.yellow, "wait": style.dim}[one.state](f"{one.state:4}")
-        about = one.where or "; ".join(one.reasons) or "for " + ", ".join(one.waits)
-        print(f"{state}  {one.name:{wide}}  {one.kind:9}  {style.dim(about)}")
+        paint = {"hit": style.green, "run": style.yellow, "wait": style.dim}[one.state]
+        about = "; ".join(one.reasons) or ("for " + ", ".join(one.waits) if one.waits else "")
+        state = paint(f"{_state(one):{widest}}")
+        print(f"{state}  {one.name:{wide}}  {one.kind:9}  {style.dim(about)}".rstrip())
     count = Counter[str](one.state for one in planned)
     print(", ".join(f"{count[state]} {state}" for state in ("hit", "run", "wait") if count[state]))
     return 0
+
+
+def _state(one: Planned) -> str:
+    """What it is, and for a hit where."""
+    return f"{one.state} ({one.where})" if one.where else one.state

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from kairosbuild.cli import given
 from kairosbuild.cli.running import failures, outcome_json, running, summary
+from kairosbuild.cli.sharing import share
 from kairosbuild.cli.style import style
+from kairosbuild.core.errors import HostError
 from kairosbuild.execute.engine import evaluate
 from kairosbuild.execute.selection import chosen
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from kairosbuild.cli.wiring import Parts
     from kairosbuild.execute.engine import Outcome
@@ -25,17 +28,30 @@ def main(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     copies = given.pairs(arguments.output, "--output")
     with running(arguments) as parts:
-        outcome = evaluate(parts.request(), parts.wiring(), parts.events)
+        outcome, published = _run(parts, copies)
         code = failures(parts, outcome)
-        published: list[dict[str, Any]] = []
-        if outcome.ok:
-            _copy_out(parts, outcome, copies)
-            published = _publish(parts, outcome)
     if arguments.json:
         outcome_json(outcome, published=published, seconds=round(time.monotonic() - began, 3))
     elif arguments.progress != "none":
         _tell(outcome, published, time.monotonic() - began)
     return code
+
+
+def _run(parts: Parts, copies: Mapping[str, str]) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Build, copy, publish; once more when a shared cache turns out to lack what it promised."""
+    for last in (False, True):
+        outcome = evaluate(parts.request(), parts.wiring(), parts.events)
+        if not outcome.ok:
+            return outcome, []
+        share(parts, outcome)
+        try:
+            _copy_out(parts, outcome, copies)
+            return outcome, _publish(parts, outcome)
+        except HostError as problem:
+            if problem.reason != "blob-evicted" or last:
+                raise
+            parts.events.emit("note", message=f"{problem.message}; it is made again")
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _publish(parts: Parts, outcome: Outcome) -> list[dict[str, Any]]:
