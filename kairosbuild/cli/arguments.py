@@ -71,10 +71,12 @@ CACHE_FROM = flag(
     action="append", default=[], metavar="REF",
 )  # fmt: skip
 CACHE_TO = flag("--cache-to", help="put results into this repository of a registry", metavar="REF")
-CACHE_SIGN = flag("--cache-sign", help="sign what is put there with this private key (PEM)", metavar="KEY")
+CACHE_SIGN = flag(
+    "--cache-sign", help="sign what is put there: a key file, env://NAME or pkcs11:…", metavar="KEY"
+)
 CACHE_TRUST = flag(
     "--cache-trust",
-    help="use only shared results that this public key (PEM) signed (may be repeated)",
+    help="use only shared results that this public key signed (may be repeated)",
     action="append", default=[], metavar="KEY",
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kairosbuild.recipe import places
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from kairosbuild.cli.wiring import Parts
     from kairosbuild.execute.engine import Outcome
@@ -80,26 +80,35 @@ def share(parts: Parts, outcome: Outcome) -> None:
 
 def _open(parts: Parts, name: str, *, writes: bool) -> SharedCache:
     from kairosbuild.registry.cache import SharedCache
-    from kairosbuild.registry.stamp import Signer, Trust
 
     said, settings = parts.arguments, parts.workspace.cache
     key = said.cache_sign or settings.sign
-    trusted = _paths(said.cache_trust) or settings.trust
     return SharedCache(
         parts.cache_target(name),
         parts.store.cas,
         parts.events,
         known=_known(parts, name),
-        signer=Signer(Path(key)) if key and writes else None,
-        trust=Trust(trusted) if trusted else None,
+        sign=_signer(key) if key and writes else None,
+        trust=_trust(tuple(said.cache_trust) or settings.trust),
     )
+
+
+def _signer(key: str) -> Callable[[bytes], bytes]:
+    from kairosbuild.proof import keys
+
+    return keys.signer(key).sign
+
+
+def _trust(names: Sequence[str]) -> Callable[[bytes, bytes], bool] | None:
+    if not names:
+        return None
+    from kairosbuild.proof import keys
+
+    trusted = [keys.verifier(name) for name in names]
+    return lambda data, signature: any(key.verifies(data, signature) for key in trusted)
 
 
 def _known(parts: Parts, name: str) -> Known:
     from kairosbuild.registry.known import Known
 
     return Known(Path(parts.store_root(), "shared"), name)
-
-
-def _paths(words: Iterable[str]) -> tuple[Path, ...]:
-    return tuple(Path(word) for word in words)

@@ -41,9 +41,11 @@ class CacheSettings:
     from_: tuple[str, ...] = texts("Repositories of a registry that results are looked up in.", ())
     to: str = text("Repository of a registry that results are put into.", "")
     insecure: bool = flag("Speak plain HTTP to these registries.")
-    sign: str = text("Private key (PEM) to sign with what is put there, relative to the workspace.", "")
+    sign: str = text(
+        "Key to sign with what is put there: a file of the workspace, `env://NAME`, `pkcs11:…`.", ""
+    )
     trust: tuple[str, ...] = texts(
-        "Public keys (PEM), relative to the workspace. If there are any, only results that one of them signed"
+        "Public keys, as files of the workspace. If there are any, only results that one of them signed"
         " are used.",
         (),
     )
@@ -89,7 +91,9 @@ class UserCache:
     from_: tuple[str, ...] | None = texts("Repositories that results are looked up in.", None)
     to: str | None = text("Repository that results are put into.", None)
     sign: str | None = text(
-        "Private key (PEM) to sign them with: an absolute path, or `~/…`.", None, pattern=r"(?:/|~/).*"
+        "Key to sign them with: an absolute path, `~/…`, `env://NAME` or `pkcs11:…`.",
+        None,
+        pattern=r"(?:/|~/|env://|pkcs11:).*",
     )
 
 
@@ -110,8 +114,8 @@ class Cache:
     from_: tuple[str, ...] = ()
     to: str = ""
     insecure: bool = False
-    sign: Path | None = None
-    trust: tuple[Path, ...] = ()
+    sign: str = ""
+    trust: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +163,8 @@ def _read_workspace(file: Path) -> Workspace:
         said.from_,
         said.to,
         said.insecure,
-        root / said.sign if said.sign else None,
-        tuple(root / key for key in said.trust),
+        _key(root, said.sign),
+        tuple(_key(root, key) for key in said.trust),
     )
     return Workspace(
         root, cache, file, found.recipes, found.defaults, found.mirrors, found.registry, found.toolchain
@@ -175,9 +179,18 @@ def _with_user(workspace: Workspace, file: Path) -> Workspace:
         dir=Path(own.dir).expanduser() if own.dir else cache.dir,
         from_=cache.from_ if own.from_ is None else own.from_,
         to=cache.to if own.to is None else own.to,
-        sign=Path(own.sign).expanduser() if own.sign else cache.sign,
+        sign=_own_key(own.sign) if own.sign else cache.sign,
     )
     return replace(workspace, cache=merged, mirrors={**workspace.mirrors, **found.mirrors})
+
+
+def _own_key(said: str) -> str:
+    return str(Path(said).expanduser()) if said.startswith("~/") else said
+
+
+def _key(root: Path, said: str) -> str:
+    """A key as `proof.keys` takes it; a plain path is below `root`."""
+    return str(root / said) if said and ":" not in said else said
 
 
 FileT = TypeVar("FileT")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import shutil
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +26,6 @@ from kairosbuild.core.errors import HostError, KbuildError
 from kairosbuild.core.events import Events
 from kairosbuild.registry.known import Known
 from kairosbuild.registry.manifests import Image, read_image
-from kairosbuild.registry.stamp import SIGNATURE, Signer, Trust
 from kairosbuild.registry.target import MANIFEST, TITLE, Manifest, Progress, Target
 from kairosbuild.registry.transfers import move
 from kairosbuild.store import record as records
@@ -35,6 +34,8 @@ from kairosbuild.store.record import Record
 
 RECORD = "application/vnd.kairosbuild.record.v1+json"
 PREFIX = "cache-"
+SIGNATURE = "dev.kairosbuild.record.signature"
+_DOMAIN = b"kairosbuild.record.v1\n"  # so that no other signature of a key can be passed off as one of these
 _OCTETS = "application/octet-stream"
 _INLINE = 256 << 10  # bytes of a record that go into the manifest too, so that a look-up is one request
 _DOCUMENT = 1 << 20  # bytes: a document that names blobs is smaller
@@ -43,6 +44,10 @@ _ABSENT = "registry-not-found"
 
 Found = tuple[Record, frozenset[Blob]]
 """A record, and the blobs that its manifest keeps: its own, and what the documents among them name."""
+
+Sign = Callable[[bytes], bytes]
+Trust = Callable[[bytes, bytes], bool]
+"""Whether one of the keys to be trusted has signed these bytes so."""
 
 
 def tag_of(key: str) -> str:
@@ -53,7 +58,7 @@ def tag_of(key: str) -> str:
 class SharedCache:
     """One repository, to look results up in and, when `writes`, to put them into.
 
-    `known` is what this machine is known to have put there. `signer` signs the records put; with `trust`, only records signed by one of its keys are believed.
+    `known` is what this machine is known to have put there. `sign` signs the records put; with `trust`, only records signed by one of its keys are believed.
     """
 
     name = "registry"
@@ -65,12 +70,12 @@ class SharedCache:
         events: Events,
         *,
         known: Known | None = None,
-        signer: Signer | None = None,
+        sign: Sign | None = None,
         trust: Trust | None = None,
     ) -> None:
         self.target = target
         self._cas, self._events = cas, events
-        self._signer, self._trust = signer, trust
+        self._sign, self._trust = sign, trust
         self._lock = threading.Lock()
         self._dead = self._full = False
         self._shunned: set[str] = set()
@@ -144,7 +149,7 @@ class SharedCache:
         if RECORD not in (image.artifact_type, image.config.media_type):
             return None, "it is something else"
         data = self._config(image, manifest)
-        if self._trust and not self._trust.accepts(data, _annotations(manifest)):
+        if self._trust and not self._trust(_DOMAIN + data, _signature(manifest)):
             return None, "none of the keys to be trusted has signed it"
         record = records.read(key, canonical.loads(data))
         if record is None:
@@ -219,7 +224,7 @@ class SharedCache:
             for blob in dict.fromkeys(_blobs(record)):
                 self._upload_blob(blob)
             more = [blob for blob in named(record, self._cas) if self._upload_named(blob)]
-            manifest = _manifest(record, body, more, self._signer.sign(body) if self._signer else {})
+            manifest = _manifest(record, body, more, self._sign(_DOMAIN + body) if self._sign else b"")
             self.target.put_manifest(manifest)
             self.target.tag({tag_of(record.key): manifest})
 
@@ -310,7 +315,7 @@ def _descriptors(blob: Blob, cas: Cas) -> Iterator[Blob]:
             todo += value
 
 
-def _manifest(record: Record, body: bytes, more: Iterable[Blob], signature: Mapping[str, str]) -> Manifest:
+def _manifest(record: Record, body: bytes, more: Iterable[Blob], signature: bytes) -> Manifest:
     names = {blob: name for name, blob in reversed([*record.outputs.items()])}
     if record.log:
         names.setdefault(record.log, "log")
@@ -326,14 +331,14 @@ def _manifest(record: Record, body: bytes, more: Iterable[Blob], signature: Mapp
             *({"mediaType": _OCTETS, **b.json(), "annotations": {TITLE: name}} for b, name in names.items()),
             *({"mediaType": _OCTETS, **blob.json()} for blob in more),
         ],
-        "annotations": dict(signature),
+        "annotations": {SIGNATURE: base64.b64encode(signature).decode()} if signature else {},
     }
     return Manifest(MANIFEST, canonical.dumps(document))
 
 
-def _annotations(manifest: Manifest) -> Mapping[str, str]:
-    found = canonical.loads(manifest.data).get("annotations") or {}
-    return {SIGNATURE: str(found.get(SIGNATURE, ""))}
+def _signature(manifest: Manifest) -> bytes:
+    annotations = canonical.loads(manifest.data).get("annotations") or {}
+    return base64.b64decode(annotations.get(SIGNATURE, ""), validate=True)
 
 
 def _stream(data: bytes) -> Any:

@@ -139,3 +139,25 @@ def test_no_secret_reaches_what_is_shared_or_told(
         everything += [file.read_bytes() for file in place.rglob("*") if file.is_file()]
     assert sum(b"dev.kairosbuild.record.signature" in data for data in everything) >= IMAGE
     assert [secret for secret in planted if any(secret.encode() in data for data in everything)] == []
+
+
+def test_only_signed_results_count_where_that_is_asked(
+    workspace: Workspace,
+    second: Workspace,
+    registry: tuple[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    where, folder = f"{registry[0]}/n{next(NUMBERS)}", tmp_path_factory.mktemp("keys")
+    for name in ("ours", "theirs"):
+        private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+        subprocess.run([peer("openssl"), "genpkey", "-algorithm", "ed25519", "-out", private], check=True)
+        subprocess.run([peer("openssl"), "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    workspace.run("--cache-to", where, "--cache-sign", str(folder / "ours.pem"))
+    planned = second.kbuild(
+        "plan", "small.yaml", "--cache-from", where, "--cache-trust", f"{folder}/theirs.pub"
+    )[0]
+    assert "hit" not in planned
+    settings = f"version: 1\ncache: {{from: [{where}], trust: [ours.pub]}}\n"
+    (second.folder / "BUILD.yaml").write_text(settings)
+    shutil.copy(folder / "ours.pub", second.folder)
+    assert second.run()["hits"] == ALL
