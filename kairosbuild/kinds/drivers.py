@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.digest import Blob
-from kairosbuild.core.errors import InputError, raise_problems
+from kairosbuild.core.errors import InputError, NodeError, raise_problems
 from kairosbuild.families.family import DriversRequest
 from kairosbuild.families.table import TABLE
 from kairosbuild.graph.action import Action
@@ -221,7 +221,13 @@ def _compilation(
         action = Action(
             command, tuple(root), staged, (compiling.OUTPUT,), platform=task.platform, timeout=_PATIENCE
         )
-        return task.execute(action).outputs
+        try:
+            return task.execute(action).outputs
+        except NodeError as error:
+            error.message = (
+                f"{task.name}: nothing for the kernel of {kernel.name!r} ({kernel.release}): {error.message}"
+            )
+            raise
 
     preimage = compiling.depends_on(
         kernel.abi, outputs["symbols"].digest, kernel.release, job, [one.digest for one in tools]

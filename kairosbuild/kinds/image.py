@@ -156,14 +156,13 @@ def _kernel_complaints(
     layers = [
         (name, declarations[name]) for name in declaration.refs.get("layers", ()) if name in declarations
     ]
-    kernels = [name for name, one in layers if one.kind == "kernel"]
+    plain = [_signed_of(name, one) for name, one in layers]
+    kernels = [name for name in plain if name in declarations and declarations[name].kind == "kernel"]
     if len(kernels) > 1 and not declaration.spec["several_kernels"]:
         names = " and ".join(map(repr, kernels))
         yield "layers", f"{names} are {len(kernels)} kernels", "keep one, or set several_kernels: true"
     for name, one in layers:
-        drivers = one
-        if one.kind == "sign-modules":
-            drivers = declarations.get(next(iter(one.refs.get("drivers", ())), ""), one)
+        drivers = declarations.get(_signed_of(name, one), one)
         if drivers.kind != "drivers":
             continue
         for kernel in drivers.refs.get("kernel", ()):
@@ -179,6 +178,11 @@ def _kernel_complaints(
                     f"{name!r} has modules without a signature, and the kernel {kernel!r} is told {why}",
                     f"list a node of kind sign-modules of {name!r} instead",
                 )
+
+
+def _signed_of(name: str, one: Declaration) -> str:
+    """The node whose modules a node signs; its own name when it signs none."""
+    return next(iter(one.refs.get("of", ())), name) if one.kind == "sign-modules" else name
 
 
 def _has_modules(drivers: Declaration) -> bool:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boot_samples import module
 from boot_task import BASE, KERNEL, MODULES, VERSION, BootTask, node
 
-from kairosbuild.core.canonical import loads
+from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.errors import KbuildError
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import Input
@@ -130,3 +131,79 @@ def test_the_check_of_a_recipe(layers: tuple[str, ...], expected: list[str]) -> 
     }
     own = Declaration("os", "image", {}, {"layers": layers})
     assert [field for field, _, _ in Image().check("os", own, known)] == expected
+
+
+# -- kernels and drivers ---------------------------------------------------------------------------
+
+
+def complaints(*layers: str, several: bool = False, cmdline: tuple[str, ...] = ()) -> list[str]:
+    driver = {"build": {"hello": {}}, "dkms": [], "packages": []}
+    known = {
+        "base": Declaration("base", "base", {}),
+        "linux": Declaration("linux", "kernel", {"cmdline": list(cmdline)}),
+        "other": Declaration("other", "kernel", {"cmdline": []}),
+        "wifi": Declaration("wifi", "drivers", driver, {"kernel": ("linux",)}),
+        "signed": Declaration("signed", "sign-modules", {}, {"of": ("wifi",)}),
+        "firmware": Declaration("firmware", "drivers", {**driver, "build": {}}, {"kernel": ("linux",)}),
+    }
+    image = Declaration("os", "image", {"several_kernels": several}, {"layers": layers})
+    return [message for _, message, _ in Image().check("os", image, known)]
+
+
+def test_one_kernel_and_drivers_for_it() -> None:
+    assert not complaints("base", "linux", "wifi")
+    assert not complaints("base", "linux", "other", several=True)
+    (two,) = complaints("base", "linux", "other")
+    assert "'linux' and 'other'" in two
+    (astray,) = complaints("base", "other", "wifi")
+    assert "'wifi'" in astray and "'linux'" in astray
+
+
+@pytest.mark.parametrize("argument", ["module.sig_enforce=1", "lockdown=integrity"])
+def test_a_kernel_that_asks_for_signatures_gets_them(argument: str) -> None:
+    (unsigned,) = complaints("base", "linux", "wifi", cmdline=("quiet", argument))
+    assert "'wifi'" in unsigned and "'linux'" in unsigned and argument in unsigned
+    assert not complaints("base", "linux", "signed", "firmware", cmdline=(argument,))
+
+
+def kernel_node(store: Store, *, forced: bool = False, **boot: list[str]) -> Input:
+    one = node(store, "kernel", KERNEL, kind="kernel")
+    said = {"cmdline": [], "early": [], **boot}
+    more = {"abi": {"forced": forced}, "boot": said}
+    return Input(
+        "kernel", "kernel", {**one.outputs, **{n: store.cas.put_bytes(dumps(d)) for n, d in more.items()}}
+    )
+
+
+def driver_node(store: Store, *, signed: bool) -> Input:
+    one = node(store, "wifi", {f"{MODULES}/updates/hello.ko": module()}, kind="drivers")
+    about = {"kernel": VERSION, "modules": [{"name": "hello", "signed": signed}]}
+    boot = {"cmdline": [], "early": ["hello"]}
+    more = {"drivers": store.cas.put_bytes(dumps(about)), "boot": store.cas.put_bytes(dumps(boot))}
+    return Input("wifi", "drivers", {**one.outputs, **more})
+
+
+def test_what_kernel_and_drivers_say_of_the_start_is_the_images(store: Store) -> None:
+    base = node(store, "base", BASE)
+    kernel = kernel_node(store, cmdline=["quiet"], early=["erofs"])
+    document, _ = build(store, base, kernel, driver_node(store, signed=False))
+    assert document["boot"] == {"cmdline": ["quiet"], "early": ["erofs", "hello"]}
+    assert "boot" not in build(store, base, kernel_node(store))[0]
+
+
+def test_a_kernel_built_to_ask_for_signatures(store: Store) -> None:
+    base, kernel = node(store, "base", BASE), kernel_node(store, forced=True)
+    build(store, base, kernel, driver_node(store, signed=True))
+    with pytest.raises(KbuildError) as caught:
+        build(store, base, kernel, driver_node(store, signed=False))
+    assert caught.value.reason == "image-unsigned"
+    assert "'wifi'" in caught.value.message and "'kernel'" in caught.value.message
+
+
+def test_two_kernels_that_only_the_layers_tell(store: Store) -> None:
+    old = {path.replace(VERSION, "5.0"): content for path, content in KERNEL.items()}
+    layers = node(store, "base", {**BASE, **old}), node(store, "kernel", KERNEL)
+    with pytest.raises(KbuildError) as caught:
+        build(store, *layers)
+    assert caught.value.reason == "image-kernels"
+    build(store, *layers, several_kernels=True)
