@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kairosbuild.graph.node import KindTable, Material
     from kairosbuild.recipe.declaration import Declaration, Recipe
     from kairosbuild.recipe.workspace import Workspace
+    from kairosbuild.registry.configured import Configured
     from kairosbuild.registry.registries import Registries
     from kairosbuild.registry.retry import Limits
     from kairosbuild.registry.target import Target
@@ -263,7 +264,13 @@ def registries(
     if workspace is not None and workspace.cache.insecure:
         plain += [*workspace.cache.from_, workspace.cache.to]
     named = {parse(one).endpoint for one in plain if one and not one.startswith("oci:")}
-    return Registries(insecure=named, limits=limits)
+    return Registries(insecure=named, limits=limits, configured=_registries_conf)
+
+
+def _registries_conf() -> Configured:
+    from kairosbuild.registry.configured import load
+
+    return load(os.environ)
 
 
 def settings_files(recipe: str) -> tuple[str, ...]:
