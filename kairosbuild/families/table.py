@@ -9,6 +9,7 @@ from kairosbuild.families.family import Family
 
 _PLACES = {
     "apt": "apt.Apt",
+    "dnf": "dnf.Dnf",
 }
 
 

@@ -34,6 +34,28 @@ def signed_text(data: bytes, what: str, keyring: Path = DEBIAN) -> bytes:
         ) from None
 
 
+def signed_by(data: bytes, signatures: Sequence[bytes], what: str, certificates: Sequence[bytes]) -> None:
+    """Refuse data that no key of these certificates made one of the detached signatures of.
+
+    Certificates and signatures are armored or not. Raises HostError (`bad-signature`).
+    """
+    import pysequoia
+
+    known = [cert for one in certificates for cert in pysequoia.Cert.split_bytes(one)]
+    why = "no signature"
+    for signature in signatures:
+        try:
+            pysequoia.verify(data, lambda _: known, signature=pysequoia.Sig.from_bytes(signature))
+            return
+        except RuntimeError as error:
+            why = str(error).partition("\n")[0]
+    raise HostError(
+        f"{what} is not signed by a key of its distribution: {why}",
+        reason="bad-signature",
+        hint="the mirror, or something on the way to it, serves what its distribution did not sign",
+    )
+
+
 @lru_cache
 def _certificates(keyring: Path) -> list[Any]:
     import pysequoia

@@ -47,12 +47,20 @@ APT = (
     "kairosbuild.families.apt",
     *(f"kairosbuild.sources.{name}" for name in ("dpkg", "apt", "deb")),
 )
+DNF = ("kairosbuild.families.dnf", "kairosbuild.families.traces")
 ALSO = {
     "base": (*APT, "kairosbuild.families.below", *STEP),
-    "packages": (*APT, *STEP),
+    "packages": (*APT, *DNF, *STEP),
     "run": STEP,
     "overlay": WRITER,
-    "kernel": ("kairosbuild.families.apt", "kairosbuild.sources.deb", *KERNELS, "kernels/kernel.sh", *WRITER),
+    "kernel": (
+        "kairosbuild.families.apt",
+        "kairosbuild.sources.deb",
+        "kairosbuild.sources.rpm",
+        *KERNELS,
+        "kernels/kernel.sh",
+        *WRITER,
+    ),
     "drivers": (
         "kairosbuild.sources.tree",
         "kairosbuild.sources.deb",
