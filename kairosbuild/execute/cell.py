@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         uid, gid = os.getuid(), os.getgid()
         os.umask(0o022)
-        jail.unshare(jail.NEWUSER | jail.SEALED)
+        jail.enter_user_namespace(jail.SEALED)
         jail.write_single_map(uid, gid)
         child = os.fork()
         if child:

@@ -1,5 +1,5 @@
 # Names are text here: pathlib would make every fork of these processes dearer.
-# ruff: noqa: PTH211
+# ruff: noqa: PTH116, PTH211
 """Namespaces, mounts and capabilities: what the sandbox is made of, by the kernel's own calls.
 
 This file imports only the smallest parts of the standard library, because it also serves processes
@@ -66,6 +66,41 @@ def unshare(flags: int) -> None:
     """unshare(2)."""
     if _libc.unshare(ctypes.c_int(flags)):
         _fail("unshare")
+
+
+def enter_user_namespace(flags: int = 0) -> None:
+    """unshare(2) with a new user namespace, and `flags`.
+
+    The kernel makes none for a process whose root is not its mount namespace's own, as in a chroot
+    (user_namespaces(7)). root may make the one into the other first.
+    """
+    try:
+        unshare(NEWUSER | flags)
+    except PermissionError:
+        if os.geteuid() != 0:
+            raise
+        _root_of_own()
+        unshare(NEWUSER | flags)
+
+
+def _root_of_own() -> None:
+    """Make the root of this process, which may be a chroot's folder, the root of a mount namespace of its own."""
+    unshare(NEWNS)
+    here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    inside = next(entry.path for entry in os.scandir("/") if entry.is_dir(follow_symlinks=False))
+    os.chdir("/")
+    os.chroot(inside)  # the working folder is above the root now, and from there all ways lead up
+    above = ()
+    while above != (above := os.stat("..")[1:3]):
+        os.chdir("..")
+    os.chroot(".")
+    own_mounts()
+    os.fchdir(here)
+    folder = os.getcwd()  # noqa: PTH109
+    mount(".", ".", flags=BIND | REC)
+    old = enter(folder)
+    leave(old)
+    os.close(here)
 
 
 def clone(flags: int) -> int:

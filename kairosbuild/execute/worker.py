@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
         os.set_inheritable(fd, False)
     os.umask(0o022)
     try:
-        jail.unshare(jail.NEWUSER)
+        jail.enter_user_namespace()
     except OSError as error:
         os.write(sock, f"{error}\n".encode())
         os._exit(1)
