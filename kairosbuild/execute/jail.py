@@ -90,7 +90,7 @@ def _root_of_own() -> None:
     inside = next(entry.path for entry in os.scandir("/") if entry.is_dir(follow_symlinks=False))
     os.chdir("/")
     os.chroot(inside)  # the working folder is above the root now, and from there all ways lead up
-    above = ()
+    above: tuple[int, ...] = ()
     while above != (above := os.stat("..")[1:3]):
         os.chdir("..")
     os.chroot(".")
