@@ -31,38 +31,41 @@ class BootEntry:
     cmdline: str
 
 
-def boot_entry(task: Task, stack: Stack, cmdline: Sequence[str], where: Sequence[str] = ()) -> BootEntry:
+def boot_entry(
+    task: Task, stack: Stack, cmdline: Sequence[str], where: Sequence[str] = (), *, network: bool = False
+) -> BootEntry:
     """The entry for this stack; `where` are the arguments that say where its layers are found."""
     kernel = stack.kernel
     layers = layerfs.arguments([one.verity for one in reversed(stack.sealed)], cuts(stack.surveys))
     return BootEntry(
         kernel.version,
         stack.file(kernel.layer, kernel.path),
-        initrd_of(task, stack, kernel.version),
-        _os_release(task, stack),
+        initrd_of(task, stack, kernel.version, network=network),
+        os_release(task, stack),
         " ".join((*layers, *where, PANIC, *stack.cmdline, *cmdline)),
     )
 
 
-def unified(task: Task, entry: BootEntry) -> bytes:
-    """The entry as one PE image. Raises `cmdline-too-long`."""
+def unified(task: Task, entry: BootEntry, behind: bytes = b"") -> bytes:
+    """The entry as one PE image, with an archive behind its initrd. Raises `cmdline-too-long`."""
+    packed = task.path(entry.initrd).read_bytes()
     return uki.assemble(
         task.path(loader(task)["stub"]).read_bytes(),
         os_release=entry.os_release,
         cmdline=entry.cmdline,
         uname=entry.version,
-        initrd=task.path(entry.initrd).read_bytes(),
+        initrd=packed + bytes(-len(packed) % 4) + behind if behind else packed,
         kernel=task.path(entry.kernel).read_bytes(),
     )
 
 
-def initrd_of(task: Task, stack: Stack, version: str) -> Blob:
+def initrd_of(task: Task, stack: Stack, version: str, *, network: bool = False) -> Blob:
     """The initrd for this kernel: that of the node in the role `initrd`, else the one that all share.
 
     Raises InputError (`initrd-kernel`) when that node's is for another kernel.
     """
     if not (given := task.inputs.get("initrd")):
-        return shared_initrd(task, stack, version, initrd.More(early=stack.early))
+        return shared_initrd(task, stack, version, initrd.More(early=stack.early, network=network))
     made_for = loads(task.path(given[0].outputs["about"]).read_bytes())["kernel"]
     if made_for != version:
         raise InputError(
@@ -111,7 +114,8 @@ def loader(task: Task) -> Outputs:
     return task.derive("boot-loader", 1, {"tools": tools.digest}, make)
 
 
-def _os_release(task: Task, stack: Stack) -> bytes:
+def os_release(task: Task, stack: Stack) -> bytes:
+    """The topmost os-release of a stack."""
     for number, one in reversed(list(enumerate(stack.surveys))):
         if one.os_release:
             return task.path(stack.file(number, one.os_release)).read_bytes()

@@ -177,6 +177,7 @@ class Table:
     size: int = 0
     sector: int = 512
     epoch: int = 0
+    whole: int = MIB  # what the disk's size is a multiple of
 
     def lay_out(self) -> tuple[Sparse, tuple[gpt.Partition, ...]]:
         """The disk, and where its partitions lie. Raises `partition-missing`, `partition-size`, `disk-size`."""
@@ -184,7 +185,7 @@ class Table:
         contents = [self._content(one) for one in self.partitions]
         sizes = self._sizes(contents)
         placed = self._placed(sizes)
-        total = up(self.size) or placed[-1].start + placed[-1].size + gpt.ALIGN
+        total = self._up(self.size or placed[-1].start + placed[-1].size + gpt.ALIGN)
         disk = Sparse(total)
         for offset, data in gpt.build(total, self.identity("disk"), placed, self.sector):
             disk.add(offset, data)
@@ -197,6 +198,9 @@ class Table:
     def identity(self, what: str) -> uuid.UUID:
         """An identity that follows from what is on the disk."""
         return uuid.uuid5(_IDENTITY, f"{what} {self.seed}")
+
+    def _up(self, number: int) -> int:
+        return number + -number % self.whole
 
     def _refuse(self) -> None:
         raise_problems([*self._missing(), *self._too_small()])
@@ -232,26 +236,19 @@ class Table:
         return Files(label[:16], {}) if formatted else Bytes()
 
     def _sizes(self, contents: Sequence[Content]) -> list[int]:
-        sizes = [
-            up(one.size or content.room(self.sector))
-            for one, content in zip(self.partitions, contents, strict=True)
-        ]
-        if not self.size:
-            return sizes
-        open_ends = [number for number, one in enumerate(self.partitions) if not one.size]
-        least = [
-            up(one.size or content.least(self.sector))
-            for one, content in zip(self.partitions, contents, strict=True)
-        ]
-        if sum(least) + 2 * gpt.ALIGN > up(self.size):
+        """What each partition gets; with a disk of a given size, or of whole GiB, one of them takes the rest."""
+        pairs = list(zip(self.partitions, contents, strict=True))
+        sizes = [up(one.size or content.room(self.sector)) for one, content in pairs]
+        least = [up(one.size or content.least(self.sector)) for one, content in pairs]
+        total = self._up(self.size or sum(sizes) + 2 * gpt.ALIGN)
+        if sum(least) + 2 * gpt.ALIGN > total:
             raise InputError(
                 f"{self.name}: a disk of {shown(self.size)} is too small for its partitions",
                 reason="disk-size",
                 hint=f"{shown(sum(least) + 2 * gpt.ALIGN)} fit; or leave size out",
             )
-        if open_ends:
-            last = open_ends[-1]
-            sizes = _shrunk(sizes, least, last, up(self.size) - 2 * gpt.ALIGN)
+        if open_ends := [number for number, one in enumerate(self.partitions) if not one.size]:
+            sizes = _stretched(sizes, least, open_ends[-1], total - 2 * gpt.ALIGN)
         return sizes
 
     def _placed(self, sizes: Sequence[int]) -> tuple[gpt.Partition, ...]:
@@ -264,7 +261,7 @@ class Table:
         return tuple(found)
 
 
-def _shrunk(sizes: Sequence[int], least: Sequence[int], last: int, total: int) -> list[int]:
+def _stretched(sizes: Sequence[int], least: Sequence[int], last: int, total: int) -> list[int]:
     """The last open partition takes what is left; where nothing is, the open ones do with what they need."""
     others = sum(sizes) - sizes[last]
     if total - others >= least[last]:

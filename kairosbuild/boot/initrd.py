@@ -21,8 +21,9 @@ VERSION = 2
 """Raise it when the same inputs would make another initrd."""
 
 APPLETS = (
-    "[", "cat", "chmod", "chown", "cmp", "echo", "findfs", "grep", "losetup", "ls", "mkdir", "modprobe",
-    "mount", "mv", "reboot", "sh", "sleep", "sort", "stat", "switch_root", "tr", "xargs",
+    "[", "cat", "chmod", "chown", "cmp", "echo", "findfs", "grep", "ip", "ln", "losetup", "ls", "mkdir",
+    "modprobe", "mount", "mv", "od", "printf", "reboot", "sh", "sleep", "sort", "stat", "switch_root", "tail", "tr",
+    "udhcpc", "umount", "wget", "xargs",
 )  # fmt: skip
 """What the script calls out of busybox."""
 
@@ -34,6 +35,13 @@ PROGRAMS = {
     "sbin/dmsetup": ("usr/sbin/dmsetup", "sbin/dmsetup"),
 }
 _LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib64", "usr/lib", "lib64", "lib")
+
+_LEASE = b"""#!/bin/busybox sh
+[ "$1" = bound ] || exit 0
+ip addr flush dev "$interface"
+ip addr add "$ip/$mask" dev "$interface"
+for one in $router; do ip route add default via "$one" dev "$interface"; done
+"""
 
 Read = Callable[[str], bytes | None]
 """A file's content by its path in a tree, links followed; None when there is none."""
@@ -47,14 +55,15 @@ HOOKS = ("start", "root")
 class More:
     """What an initrd has beyond what every machine's has.
 
-    `early` modules are loaded on every machine, `modules` when a device asks for them; `files` by path;
-    `hooks` are scripts by when they run, in their order.
+    `early` modules are loaded on every machine, `modules` when a device asks for them, with those of network
+    cards where there is `network`; `files` by path; `hooks` are scripts by when they run, in their order.
     """
 
     early: Sequence[str] = ()
     modules: Sequence[str] = ()
     files: Mapping[str, tuple[int, bytes]] = field(default_factory=dict)
     hooks: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    network: bool = False
 
     def json(self) -> dict[str, Any]:
         """What stands for it in a key: contents by their digests."""
@@ -63,6 +72,7 @@ class More:
             "modules": list(self.modules),
             "files": {path: [mode, of_bytes(data).digest] for path, (mode, data) in self.files.items()},
             "hooks": {when: [of_bytes(one).digest for one in some] for when, some in self.hooks.items()},
+            "network": self.network,
         }
 
 
@@ -74,12 +84,20 @@ def build(tools: Read, kernel: Files, version: str, more: More = More()) -> byte
     return cpio.pack(tree(tools, kernel, version, more).members())
 
 
+def beside(files: Mapping[str, bytes], folder: str) -> bytes:
+    """An archive of these files in a folder, for the kernel to unpack after the initrd it stands behind."""
+    return cpio.pack(
+        cpio.Tree({f"{folder}/{name}": (0o444, data) for name, data in files.items()}, {}).members()
+    )
+
+
 def recipe() -> str:
     """What of this program's own the initrd is made of, for the record of it."""
     parts = (
         script(),
         " ".join((*APPLETS, *PROGRAMS)).encode(),
-        " ".join((*modules.ALWAYS, "-", *modules.BY_DEVICE)).encode(),
+        " ".join((*modules.ALWAYS, "-", *modules.BY_DEVICE, "-", *modules.NETWORK)).encode(),
+        _LEASE,
         " ".join(COMPRESS).encode(),
     )
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
@@ -92,7 +110,7 @@ def script() -> bytes:
 
 def tree(tools: Read, kernel: Files, version: str, more: More = More()) -> cpio.Tree:
     """The files of the initrd."""
-    loaded, builtin = _modules(kernel, version, (*more.early, *more.modules))
+    loaded, builtin = _modules(kernel, version, more)
     folder = f"lib/modules/{version}"
     files = {f"{folder}/{module.name}.ko": (0o644, module.image) for module in loaded}
     files |= {
@@ -102,6 +120,7 @@ def tree(tools: Read, kernel: Files, version: str, more: More = More()) -> cpio.
     always = [n for n in map(modules.canonical, (*modules.ALWAYS, *more.early)) if n in names]
     files["etc/modules"] = (0o644, "".join(f"{name}\n" for name in always).encode())
     files["init"] = (0o755, script())
+    files["bin/lease"] = (0o755, _LEASE)
     for when, scripts in more.hooks.items():
         files |= {f"hooks/{when}/{number:02}": (0o755, text) for number, text in enumerate(scripts)}
     links = {f"bin/{applet}": "busybox" for applet in APPLETS}
@@ -110,16 +129,16 @@ def tree(tools: Read, kernel: Files, version: str, more: More = More()) -> cpio.
     )
 
 
-def _modules(
-    kernel: Files, version: str, named: Sequence[str]
-) -> tuple[list[modules.Module], frozenset[str]]:
+def _modules(kernel: Files, version: str, more: More) -> tuple[list[modules.Module], frozenset[str]]:
     """The modules to take, and the names of those the kernel has built in."""
     for top in (f"usr/lib/modules/{version}", f"lib/modules/{version}"):
         paths = {name: path for path in kernel.paths(top) if (name := modules.name_of(path))}
         if paths:
             builtin = _builtin(kernel.read(f"{top}/modules.builtin") or b"")
+            named = (*more.early, *more.modules)
             _refuse_unknown(named, paths, builtin, version)
-            wanted = (*modules.ALWAYS, *modules.BY_DEVICE, *named)
+            cards = modules.NETWORK if more.network else ()
+            wanted = (*modules.ALWAYS, *modules.BY_DEVICE, *cards, *named)
             return modules.closure(wanted, paths, builtin, lambda path: kernel.read(path) or b""), builtin
     raise KbuildError(f"no layer has modules of kernel {version}", reason="missing-module")
 

@@ -2,7 +2,8 @@
 # The first program of every machine: makes the layers the root and hands over. It reads three
 # arguments of the kernel's command line:
 #   kbuild.layers=ROOTHASH:HASHOFFSET,...   top to base; files of that name in the layers filesystem
-#   kbuild.disk=LABEL=... | UUID=... | /dev/...   where that filesystem is
+#   kbuild.disk=LABEL=... | UUID=... | /dev/...   where that filesystem is (ext4, or an ISO's);
+#              | memory | http://...              or that they are beside this program, or to be fetched
 #   kbuild.cut=PLACE:COUNT,...   a place (etc, var, ...) that comes from the topmost COUNT layers only
 # Whatever fails says why and restarts the machine, so that the boot loader's next entry has its turn.
 export PATH=/bin:/sbin
@@ -45,7 +46,7 @@ hook() { # hook WHEN: the scripts that an initrd node added
 hook start
 
 coldplug() { # load what the devices that are there ask for
-    grep -hE '^(virtio|scsi|usb|vmbus|vmd|mmc|xen):|^pci:.*bc(01|08|0C)' /sys/bus/*/devices/*/modalias | sort -u > /run/devices
+    grep -hE '^(virtio|scsi|usb|vmbus|vmd|mmc|xen):|^pci:.*bc(01|02|08|0C)' /sys/bus/*/devices/*/modalias | sort -u > /run/devices
     cmp -s /run/devices /run/devices.seen && return
     xargs modprobe -qa < /run/devices 2>/dev/null
     mv /run/devices /run/devices.seen
@@ -58,20 +59,64 @@ find_disk() { # prints the device, once it is there
     esac
 }
 
-tries=0
-until device=$(find_disk) && [ -n "$device" ]; do
-    [ $tries -lt 100 ] || fail "no disk has the filesystem $DISK after 20 seconds"
-    [ $((tries % 5)) -ne 0 ] || coldplug
-    tries=$((tries + 1))
-    sleep 0.2
-done
-
 mkdir -p $K/disk $K/layer $K/none /sysroot
-mount -t ext4 -o ro,nosuid,nodev "$device" $K/disk || fail "the filesystem $DISK on $device cannot be mounted"
+
+from_disk() { # the filesystem that has the layers, at $K/disk
+    tries=0
+    until device=$(find_disk) && [ -n "$device" ]; do
+        [ $tries -lt 100 ] || fail "no disk has the filesystem $DISK after 20 seconds"
+        [ $((tries % 5)) -ne 0 ] || coldplug
+        tries=$((tries + 1))
+        sleep 0.2
+    done
+    modprobe -qa isofs
+    mount -t ext4 -o ro,nosuid,nodev "$device" $K/disk 2>/dev/null ||
+        mount -t iso9660 -o ro,nosuid,nodev "$device" $K/disk ||
+        fail "the filesystem $DISK on $device cannot be mounted"
+    [ ! -d $K/disk/layers ] || STORE=$K/disk/layers
+}
+
+lease() { # an address for one of the network interfaces
+    for interface in $(ls /sys/class/net); do
+        [ "$interface" != lo ] || continue
+        ip link set "$interface" up
+        udhcpc -i "$interface" -n -q -t 3 -T 2 -s /bin/lease && return
+    done
+    return 1
+}
+
+from_network() { # the layers out of an HTTP server, into memory; dm-verity says whether they are the right ones
+    modprobe -qa af_packet
+    tries=0
+    until lease; do
+        [ $tries -lt 20 ] || fail "no network interface gets an address"
+        coldplug
+        tries=$((tries + 1))
+        sleep 0.5
+    done
+    mount -t tmpfs -o size=90%,mode=0755,nosuid,nodev tmpfs $K/disk
+    for layer in $(echo "$LAYERS" | tr , ' '); do
+        say "fetching ${layer%:*}"
+        tries=0
+        until wget -q -T 30 -O "$K/disk/${layer%:*}" "${DISK%/}/${layer%:*}"; do
+            tries=$((tries + 1))
+            [ $tries -lt 3 ] || fail "layer ${layer%:*} cannot be fetched from $DISK"
+            sleep 1
+        done
+    done
+}
+
+STORE=$K/disk
+case $DISK in
+memory) STORE=/layers ;;
+http://*) from_network ;;
+*://*) fail "layers are fetched by http:// only, not from $DISK" ;;
+*) from_disk ;;
+esac
 
 open_layer() { # open_layer NUMBER ROOTHASH HASHOFFSET
-    file=$K/disk/$2
-    [ -f "$file" ] || fail "layer $2 is not on $device"
+    file=$STORE/$2
+    [ -f "$file" ] || fail "layer $2 is not on ${device:-$DISK}"
     [ "$(stat -c %s "$file")" -gt "$3" ] || fail "layer $2 is cut short"
     losetup -r /dev/loop$1 "$file" || fail "layer $2 has no loop device"
     blocks=$(($3 / 4096))
@@ -121,6 +166,33 @@ for place in $PLACES; do
 done
 
 hook root
+
+# A machine that an emulator tests: what it hands over is run once the system is up. Whoever can do that owns the
+# machine's memory anyway; all the same not under Secure Boot, where what runs was signed.
+hand_over_test() {
+    grep -qs QEMU0002 /sys/bus/acpi/devices/*/modalias && modprobe -qa qemu_fw_cfg
+    handed=/sys/firmware/qemu_fw_cfg/by_name/opt/kbuild.test/raw
+    [ -f $handed ] || return 0
+    modprobe -qa efivarfs
+    mount -t efivarfs -o ro efivarfs /sys/firmware/efi/efivars 2>/dev/null
+    if [ "$(tail -c 1 /sys/firmware/efi/efivars/SecureBoot-* 2>/dev/null | od -An -tu1 | tr -d ' ')" = 1 ]; then
+        say "Secure Boot is on: the emulator's test is not run"
+    else
+        cat $handed > $K/test
+        if [ -x /sysroot/usr/lib/systemd/systemd ] || [ -x /sysroot/lib/systemd/systemd ]; then
+            mkdir -p /run/systemd/system/multi-user.target.wants
+            printf '[Unit]\nDefaultDependencies=no\nAfter=multi-user.target\n[Service]\nExecStart=/bin/sh %s\n' \
+                $K/test > /run/systemd/system/kbuild-test.service
+            ln -s ../kbuild-test.service /run/systemd/system/multi-user.target.wants/
+        elif grep -qs '^::' /sysroot/etc/inittab; then # busybox's init
+            echo "::once:/bin/sh $K/test" >> /sysroot/etc/inittab
+        elif [ -f /sysroot/etc/inittab ]; then
+            echo "kbtest:2345:once:/bin/sh $K/test" >> /sysroot/etc/inittab
+        fi
+    fi
+    umount /sys/firmware/efi/efivars 2>/dev/null
+}
+hand_over_test
 
 INIT=
 for candidate in /sbin/init /usr/lib/systemd/systemd /usr/sbin/init /etc/init /bin/init; do

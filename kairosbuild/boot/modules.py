@@ -58,8 +58,38 @@ BY_DEVICE = (
     "megaraid_sas",
     "xen-blkfront",
     "vmd",
+    "isofs",
+    "qemu_fw_cfg",
+    "efivarfs",
 )
 """Loaded when a device asks for them by its modalias."""
+
+NETWORK = (
+    "af_packet",
+    "virtio_net",
+    "vmxnet3",
+    "hv_netvsc",
+    "xen-netfront",
+    "ena",
+    "gve",
+    "e1000",
+    "e1000e",
+    "igb",
+    "igc",
+    "ixgbe",
+    "ixgbevf",
+    "i40e",
+    "iavf",
+    "ice",
+    "r8169",
+    "tg3",
+    "bnx2",
+    "bnxt_en",
+    "mlx4_en",
+    "mlx5_core",
+    "atlantic",
+)
+"""Network cards, for a machine that fetches its layers."""
 
 _SUFFIX = re.compile(r"\.ko(\.xz|\.zst|\.gz)?$")
 

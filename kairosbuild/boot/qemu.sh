@@ -1,24 +1,44 @@
-# Boots /in/disk and watches its serial console until what is expected has shown, something went wrong, or
-# time is over. Leaves /out/verdict (one word) and /out/serial; prints the console. The environment says the rest:
-# FORMAT, EXPECT and FAILURE (extended regular expressions), SECONDS_MAX, MEMORY, CPUS, ACCEL, CPU.
+# Starts the machine that the arguments describe and watches its serial console until what is expected has
+# shown, something went wrong, or time is over. Leaves in /out: verdict (one word), serial, guest (what the
+# checks inside wrote) and screen (PNG); prints the console. The environment says the rest: EXPECT and FAILURE
+# (extended regular expressions), SECONDS_MAX, GUEST (the checks inside have to end too), TPM.
 serial=/out/serial
 : > $serial
-cp /usr/share/OVMF/OVMF_VARS_4M.fd /tmp/vars
+: > /out/guest
+vars=/usr/share/OVMF/OVMF_VARS_4M.fd
+[ ! -e /in/vars ] || vars=/in/vars
+cp $vars /tmp/vars
 chmod 0600 /tmp/vars
-mkdir /tmp/disk  # QEMU takes TMPDIR=/tmp for /var/tmp, which cannot be written here
+mkdir /tmp/disk # QEMU takes TMPDIR=/tmp for /var/tmp, which cannot be written here
+mkfifo /tmp/monitor.in /tmp/monitor.out
 
-TMPDIR=/tmp/disk qemu-system-x86_64 -machine q35 -accel "$ACCEL" -cpu "$CPU" -smp "$CPUS" -m "$MEMORY" \
-    -nodefaults -no-user-config -display none -no-reboot -nic none -serial file:$serial \
-    -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
-    -drive if=pflash,format=raw,unit=1,file=/tmp/vars \
-    -drive if=none,id=disk,format="$FORMAT",snapshot=on,file=/in/disk \
-    -device virtio-blk-pci,drive=disk -device virtio-rng-pci &
+if [ -n "$TPM" ]; then
+    mkdir /tmp/tpm
+    swtpm socket --tpm2 --tpmstate dir=/tmp/tpm --ctrl type=unixio,path=/tmp/tpm.sock --daemon
+fi
+[ ! -e /in/www ] || busybox httpd -p 127.0.0.1:8080 -h /in/www
+
+TMPDIR=/tmp/disk qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -vga std \
+    -chardev pipe,id=monitor,path=/tmp/monitor -mon chardev=monitor,mode=readline \
+    -serial file:$serial -serial file:/out/guest -device virtio-rng-pci "$@" &
 machine=$!
 trap 'kill -KILL $machine 2>/dev/null' EXIT
+exec 3<> /tmp/monitor.in 4<> /tmp/monitor.out
 
 plain() { tr -d '\r\033' < $serial | sed 's/\[[0-9;?]*[A-Za-z]//g'; }
 
+screenshot() {
+    echo "screendump /out/screen -f png" >&3
+    tries=0
+    until [ -s /out/screen ] || [ $tries -gt 25 ]; do
+        sleep 0.2
+        tries=$((tries + 1))
+    done
+    sleep 0.3 # it is written at once, and slowly where the processor is busy
+}
+
 verdict=
+reached=
 seen=0
 end=$(($(date +%s) + SECONDS_MAX))
 while [ -z "$verdict" ]; do
@@ -34,15 +54,22 @@ while [ -z "$verdict" ]; do
         elif grep -aqE "$FAILURE" /tmp/console; then
             verdict=failed
         elif grep -aqE "$EXPECT" /tmp/console; then
-            verdict=reached
+            reached=yes
         fi
     elif [ -z "$alive" ]; then
         verdict=stopped
     fi
+    if [ -n "$reached" ] && [ -z "$verdict" ]; then
+        if [ -z "$GUEST" ] || grep -aq '^end$' /out/guest; then
+            verdict=reached
+        fi
+    fi
     if [ -z "$verdict" ] && [ "$(date +%s)" -gt $end ]; then
         verdict=timeout
+        [ -z "$reached" ] || verdict=silent
     fi
 done
+[ -z "$alive" ] || screenshot
 if [ $verdict = failed ]; then # what follows says whether the machine restarts or goes on
     waited=0
     while kill -0 $machine 2>/dev/null && [ $waited -lt 60 ]; do
@@ -53,5 +80,6 @@ fi
 kill $machine 2>/dev/null || true
 wait $machine 2>/dev/null || true
 trap - EXIT
+[ -e /out/screen ] || : > /out/screen
 echo $verdict > /out/verdict
 plain

@@ -42,6 +42,14 @@ class Sparse:
         for offset, content in pieces:
             self.add(base + offset, content)
 
+    def replace(self, offset: int, content: bytes) -> None:
+        """Put other bytes at the beginning of the piece in memory that begins here."""
+        for number, (start, end, piece) in enumerate(self._pieces):
+            if start == offset and isinstance(piece, bytes):
+                self._pieces[number] = (start, end, content + piece[len(content) :])
+                return
+        raise ValueError(f"no piece of bytes begins at {offset}")
+
     def used(self, cluster: int) -> list[int]:
         """The numbers of the clusters of that many bytes that hold something, rising."""
         found: list[int] = []

@@ -94,7 +94,7 @@ def _open(parts: Parts, name: str, *, writes: bool) -> SharedCache:
 
 
 def _signer(key: str) -> Callable[[bytes], bytes]:
-    from kairosbuild.proof import keys
+    from kairosbuild.keys import keys
 
     return keys.signer(key).sign
 
@@ -102,7 +102,7 @@ def _signer(key: str) -> Callable[[bytes], bytes]:
 def _trust(names: Sequence[str]) -> Callable[[bytes, bytes], bool] | None:
     if not names:
         return None
-    from kairosbuild.proof import keys
+    from kairosbuild.keys import keys
 
     trusted = [keys.verifier(name) for name in names]
     return lambda data, signature: any(key.verifies(data, signature) for key in trusted)

@@ -29,6 +29,10 @@ canonical JSON list of `{"layer": blob, "index": blob}` bottom to top that the l
 """
 
 
+WITNESSES = frozenset({"serial", "screen"})
+"""Outputs that show people how a run went: they differ each time, and nothing is told by that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Material:
     """A file from outside, pinned. `uri` says where to look and is never part of a key.

@@ -1,24 +1,28 @@
-"""Kind `boot-test`: a disk started in QEMU until it says what is expected of it.
+"""Kind `boot-test`: an artifact started in QEMU until it says, and is, what is expected of it.
 
-The verdict depends on the disk's digest and what is expected, so it is remembered as any output is;
-only a boot that passed has one.
+The verdict depends on the artifact's digest and what is expected, so it is remembered as any output is;
+only a boot that passed has one. Console and screen are outputs too, for people: they differ each time.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from kairosbuild.boot import qemu
+from kairosbuild.boot import inside, qemu
 from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.digest import Blob
-from kairosbuild.core.errors import NodeError
+from kairosbuild.core.errors import InputError, NodeError
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
-from kairosbuild.recipe.fields import choice, duration, integer, ref, text
+from kairosbuild.recipe.declaration import Declaration
+from kairosbuild.recipe.fields import choice, duration, flag, integer, records, ref, text, texts
 
 _GRACE = 60  # seconds the sandbox waits longer than the driver inside
+_FORMATS = {"vhd": "vpc"}  # what QEMU calls them
+_NOT_STARTED = {"disk.gce": "its disk.raw is inside of an archive; test the same disk as raw"}
 
 
 def _complaint(expect: str) -> str:
@@ -30,16 +34,42 @@ def _complaint(expect: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """A command on the machine."""
+
+    run: str = text("What a shell there runs, as root.", least=1)
+    expect: str = text("A regular expression that its output shows.", "", check=_complaint)
+    status: int = integer("The status it ends with.", 0, least=0, most=255)
+
+
+@dataclass(frozen=True, slots=True)
 class BootTestSpec:
     """A start that has to succeed."""
 
-    artifact: str = ref("The disk that is started.", accepts=("disk",))
+    artifact: str = ref("What is started.", accepts=("disk", "iso", "uki", "netboot"))
+    firmware: str = choice("The machine's firmware.", qemu.FIRMWARES, "uefi")
+    medium: str = choice(
+        "How the artifact is given to the machine: an ISO as `cdrom` or as a `disk`; `auto` is its own way.",
+        ("auto", "disk", "cdrom"),
+        "auto",
+    )
     expect: str = text(
-        "`multi-user`, `login`, or a regular expression the serial console has to show.",
+        "`multi-user`, `login`, `refused` (by the firmware), or a regular expression the serial console has to "
+        "show.",
         "multi-user",
         least=1,
         check=_complaint,
     )
+    kernel: str = text("A regular expression the kernel's version has to match.", "", check=_complaint)
+    failed: tuple[str, ...] = texts("Units that may have failed; by default none.", ())
+    modules: tuple[str, ...] = texts("Kernel modules that are loaded or built in.", ())
+    commands: tuple[CommandSpec, ...] = records("Commands and what they say.", CommandSpec, ())
+    checks: bool = flag(
+        "Look inside: failed units, modules, commands. They are handed to the machine by the emulator and run by "
+        "its initrd, except under Secure Boot.",
+        True,
+    )
+    tpm: bool = flag("The machine has a TPM 2.0.")
     memory: int = integer("The machine's memory in MiB.", 1024, least=256)
     cpus: int = integer("The machine's processors.", 2, least=1, most=64)
     timeout: int | None = duration("Give up after so long.", 600, hint=True)
@@ -50,13 +80,28 @@ class BootTest:
     """See the module."""
 
     name: ClassVar[str] = "boot-test"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Spec: ClassVar[type] = BootTestSpec
     produces: ClassVar[str] = "verdict"
 
     def tools(self, spec: BootTestSpec) -> tuple[str, ...]:
-        """QEMU and its firmware."""
+        """QEMU, its firmware, a TPM."""
         return ("qemu",)
+
+    def check(
+        self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
+    ) -> Iterator[tuple[str, str, str]]:
+        """What cannot be asked of a machine."""
+        spec = declaration.spec
+        for field in ("modules", "commands"):
+            if spec[field] and spec["firmware"] == "secure-boot":
+                yield (
+                    field,
+                    "nothing is handed to a machine under Secure Boot",
+                    "test it with firmware: uefi too",
+                )
+            elif spec[field] and not spec["checks"]:
+                yield field, "there are no checks inside", "leave `checks: false` out"
 
     def lock(self, spec: BootTestSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""
@@ -65,11 +110,14 @@ class BootTest:
     def build(self, task: Task) -> Outputs:
         """Start it; raise `boot-failed` with the end of its console, or say that it passed."""
         spec: BootTestSpec = task.spec
-        disk, disk_format = _disk(task)
-        boot = _boot(task, disk, disk_format)
-        if not boot.passed:
+        checks = _checks(spec)
+        machine = qemu.Machine(spec.cpus, spec.memory, spec.accel, spec.firmware, spec.tpm)
+        made = _run(task, machine, _given(task), checks)
+        boot = qemu.judge(*(task.path(made[name]).read_bytes() for name in ("verdict", "serial")))
+        said = task.path(made["guest"]).read_bytes().decode("utf-8", "replace")
+        if why := _why(spec, checks, boot, said):
             raise NodeError(
-                f"{task.name}: the machine did not come to {spec.expect!r}: {boot.why}\n{boot.last()}",
+                f"{task.name}: the machine did not come to {spec.expect!r}: {why}\n{boot.last()}",
                 reason="boot-failed",
                 hint="the node's log has the whole console",
             )
@@ -77,33 +125,90 @@ class BootTest:
             "schema": 1,
             "passed": True,
             "expect": spec.expect,
-            "artifact": disk.digest,
+            "firmware": spec.firmware,
+            "artifact": task.inputs["artifact"][0].outputs["artifact"].digest,
             "kernel": boot.kernel,
         }
-        return {"verdict": task.put_bytes(dumps(verdict))}
+        return {"verdict": task.put_bytes(dumps(verdict)), "serial": made["serial"], "screen": made["screen"]}
 
 
-def _disk(task: Task) -> tuple[Blob, str]:
-    """The disk and the format its artifact document says it has."""
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the machine starts from, and the inputs that takes."""
+
+    medium: qemu.Medium
+    inputs: Mapping[str, Blob]
+
+
+def _checks(spec: BootTestSpec) -> inside.Checks:
+    if not spec.checks or spec.firmware == "secure-boot" or spec.expect == "refused":
+        return inside.Checks()
+    commands = tuple(inside.Command(one.run, one.expect, one.status) for one in spec.commands)
+    return inside.Checks(spec.failed, spec.modules, commands)
+
+
+def _given(task: Task) -> _Given:
+    """The medium that the artifact's document asks for. Raises `boot-artifact`."""
     outputs = task.inputs["artifact"][0].outputs
-    file: dict[str, Any] = loads(task.path(outputs["artifact"]).read_bytes())["files"][0]
-    return Blob(file["digest"], file["size"]), str(file["mediaType"]).rpartition(".")[2]
+    document: dict[str, Any] = loads(task.path(outputs["artifact"]).read_bytes())
+    files = {one["title"]: Blob(one["digest"], one["size"]) for one in document["files"]}
+    what = str(document["artifactType"]).split(".")[-2]
+    first = document["files"][0]
+    kind = str(first["mediaType"]).removeprefix("application/vnd.kairosbuild.")
+    if kind in _NOT_STARTED:
+        raise InputError(f"{task.name}: {_NOT_STARTED[kind]}", reason="boot-artifact")
+    if what == "netboot":
+        www = {f"www/{title}": blob for title, blob in files.items()}
+        bios = task.spec.firmware == "bios"
+        wanted = ".ipxe" if bios else ".efi"
+        bootfile = next((title for title in files if title.endswith(wanted)), "")
+        return _Given(qemu.Medium("network", bootfile=bootfile), www)
+    blob = Blob(first["digest"], first["size"])
+    if what == "disk":
+        form = kind.removeprefix("disk.")
+        sector = int(document["annotations"].get("sector-size", 512))
+        return _Given(qemu.Medium("disk", _FORMATS.get(form, form), sector), {"disk": blob})
+    if what == "iso":
+        return _Given(qemu.Medium("disk" if task.spec.medium == "disk" else "cdrom"), {"disk": blob})
+    return _Given(qemu.Medium("disk"), {"disk": _esp(task, blob)})
 
 
-def _boot(task: Task, disk: Blob, disk_format: str) -> qemu.Boot:
+def _esp(task: Task, uki: Blob) -> Blob:
+    """A disk with nothing but a unified kernel image where firmware looks for one."""
+    from kairosbuild.artifacts.partitions import Esp, PartitionSpec, Table
+
+    kernel = task.path(uki).read_bytes()
+    contents = {"esp": Esp({"EFI/BOOT/BOOTX64.EFI": kernel})}
+    disk, _ = Table(task.name, (PartitionSpec(type="esp"),), contents, uki.digest).lay_out()
+    disk.write_raw(task.scratch / "esp")
+    return task.put_file(task.scratch / "esp")
+
+
+def _run(task: Task, machine: qemu.Machine, given: _Given, checks: inside.Checks) -> Mapping[str, Blob]:
     spec: BootTestSpec = task.spec
     seconds = spec.timeout or 600
-    machine = qemu.Machine(spec.cpus, spec.memory, spec.accel)
-    done = task.execute(
-        Action(
-            qemu.COMMAND,
-            (task.tools("qemu"),),
-            {"driver": task.put_bytes(qemu.driver()), "disk": disk},
-            qemu.OUTPUTS,
-            env=qemu.environment(machine, expect=spec.expect, disk_format=disk_format, seconds=seconds),
-            devices=("/dev/kvm",) if spec.accel == "kvm" else (),
-            platform=task.platform,
-            timeout=seconds + _GRACE,
-        )
+    inputs = {"driver": task.put_bytes(qemu.driver()), **given.inputs}
+    if checks:
+        inputs["test"] = task.put_bytes(inside.script(checks))
+    action = Action(
+        qemu.command(machine, given.medium, test=bool(checks)),
+        (task.tools("qemu"),),
+        inputs,
+        qemu.OUTPUTS,
+        env=qemu.environment(expect=spec.expect, seconds=seconds, test=bool(checks), tpm=spec.tpm),
+        devices=("/dev/kvm",) if spec.accel == "kvm" else (),
+        platform=task.platform,
+        timeout=seconds + _GRACE,
     )
-    return qemu.judge(*(task.path(done.outputs[name]).read_bytes() for name in qemu.OUTPUTS))
+    return task.execute(action).outputs
+
+
+def _why(spec: BootTestSpec, checks: inside.Checks, boot: qemu.Boot, said: str) -> str:
+    """What speaks against it, "" for nothing."""
+    if spec.expect == "refused":
+        return "" if boot.refused else boot.why
+    if not boot.passed:
+        return boot.why
+    if not re.search(spec.kernel, boot.kernel):
+        return f"its kernel is {boot.kernel}, which is not {spec.kernel!r}"
+    return "; ".join(inside.complaints(checks, said))

@@ -8,35 +8,56 @@ docs/boot.md says why.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kairosbuild.artifacts import writing
+from kairosbuild.artifacts import grub, writing
 from kairosbuild.artifacts.document import File, document
-from kairosbuild.artifacts.entry import CONSOLE, boot_entry, loader, unified
+from kairosbuild.artifacts.entry import CONSOLE, BootEntry, boot_entry, loader, unified
+from kairosbuild.artifacts.merged import single
 from kairosbuild.artifacts.partitions import MIB, SECTORS, Bytes, Content, Esp, Files, PartitionSpec, Table
 from kairosbuild.artifacts.stack import Stack, stack_of_image
-from kairosbuild.boot.sparse import Part
+from kairosbuild.boot import gpt
+from kairosbuild.boot.sparse import Part, Sparse
+from kairosbuild.core.digest import Blob
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import choice, integer, records, ref, size, text, texts
 
 _HEADROOM = 64 * MIB
 _LOADER = b"timeout 0\nconsole-mode keep\neditor no\n"
 _VERSIONS = 3  # boot entries an EFI partition has to have room for: this, the next, recovery
 _TABLE = (PartitionSpec(type="esp"), PartitionSpec(type="layers"))
+_BIOS_TABLE = (PartitionSpec(type="bios-boot"), *_TABLE)
 
 
 @dataclass(frozen=True, slots=True)
 class DiskSpec:
-    """A disk for a machine with UEFI."""
+    """A disk that a machine starts from."""
 
     image: str = ref("The image it boots.", accepts=("image",))
     initrd: str = ref("An initrd of its own instead of the one that all share.", "", accepts=("initrd",))
-    format: str = choice("How the disk is written.", writing.FORMATS, "raw")
+    format: str = choice(
+        "How the disk is written: for QEMU, VMware, Hyper-V and Azure (`vhd`, fixed), Google's cloud (`gce`).",
+        writing.FORMATS,
+        "raw",
+    )
     partitions: tuple[PartitionSpec, ...] = records(
         "The partition table, in the order on the disk. By default an EFI partition of 128 MiB, and layers.",
         PartitionSpec,
         (),
+    )
+    firmware: str = choice(
+        "What starts it: `uefi` (systemd-boot), `bios` (GRUB), or `both`. GRUB wants a partition `bios-boot`, and "
+        "kernel and initrd beside the unified kernel image.",
+        ("uefi", "bios", "both"),
+        "uefi",
+    )
+    root: str = choice(
+        "What the machine mounts: the `layers`, or a `single` filesystem with all that is in them.",
+        ("layers", "single"),
+        "layers",
     )
     sector_size: str = choice("Bytes of the disk's sectors.", SECTORS, "512")
     cmdline: tuple[str, ...] = texts("Kernel arguments, after those that find the root.", CONSOLE)
@@ -64,8 +85,16 @@ class Disk:
     produces: ClassVar[str] = "disk"
 
     def tools(self, spec: DiskSpec) -> tuple[str, ...]:
-        """mkfs.erofs and zstd; boot loader, stub and what the initrd is made of."""
-        return ("image", "boot")
+        """mkfs.erofs and zstd; boot loader, stub and what the initrd is made of; GRUB."""
+        return ("image", "boot") if spec.firmware == "uefi" else ("image", "boot", "media")
+
+    def check(
+        self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
+    ) -> Iterator[tuple[str, str, str]]:
+        """What is known before anything is built."""
+        spec = declaration.spec
+        if spec["firmware"] != "uefi" and spec["sector_size"] != "512":
+            yield "firmware", "a BIOS knows sectors of 512 bytes only", "firmware: uefi"
 
     def lock(self, spec: DiskSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""
@@ -75,43 +104,72 @@ class Disk:
         """Seal the layers, assemble the UKI, lay out the disk, write it."""
         spec: DiskSpec = task.spec
         stack = stack_of_image(task)
-        kernel = unified(task, boot_entry(task, stack, spec.cmdline))
-        disk, _ = _table(task, stack, kernel).lay_out()
-        made = task.put_file(writing.written(disk, spec.format, task.scratch / "disk"))
+        if spec.root == "single":
+            stack = single(task, stack)
+        entry = boot_entry(task, stack, spec.cmdline)
+        kernel = unified(task, entry)
+        table = _table(task, stack, entry, kernel)
+        disk, placed = table.lay_out()
+        if spec.firmware != "uefi":
+            _add_grub(task, disk, placed)
+        path = task.scratch / "disk"
+        made = task.put_file(writing.written(disk, spec.format, path, table.identity("file"), task.epoch))
         files = (File(f"{spec.entry}.{writing.suffix(spec.format)}", f"disk.{spec.format}", made),)
         return {
             "disk": made,
-            "artifact": task.put_bytes(document("disk", files)),
+            "artifact": task.put_bytes(document("disk", files, {"sector-size": spec.sector_size})),
             "uki": task.put_bytes(kernel),
         }
 
 
-def _table(task: Task, stack: Stack, kernel: bytes) -> Table:
+def _table(task: Task, stack: Stack, entry: BootEntry, kernel: bytes) -> Table:
     """What is on the disk, not yet placed."""
     spec: DiskSpec = task.spec
     forms = {name: Part(task.path(blob), 0, blob.size) for name, blob in stack.forms.items()}
+    files = _esp_files(task, entry, kernel)
+    version = sum(len(data) for path, data in files.items() if path.startswith(("EFI/Linux", "boot/entries")))
     contents: dict[str, Content] = {
-        "esp": Esp(_esp_files(task, kernel), (_VERSIONS - 1) * len(kernel)),
+        "esp": Esp(files, (_VERSIONS - 1) * version),
         "layers": Files("kbuild-layers", forms, 2, _HEADROOM),
     }
-    if any(one.type == "bios-boot" for one in spec.partitions):
-        contents["bios-boot"] = Bytes()
+    if spec.firmware != "uefi":
+        contents["bios-boot"] = Bytes(b"", _grub(task)["core"].size)
     return Table(
         task.name,
-        spec.partitions or _TABLE,
+        spec.partitions or (_TABLE if spec.firmware == "uefi" else _BIOS_TABLE),
         contents,
         " ".join(sorted(forms)),
         spec.size,
         int(spec.sector_size),
         task.epoch,
+        writing.WHOLE.get(spec.format, MIB),
     )
 
 
-def _esp_files(task: Task, kernel: bytes) -> dict[str, bytes]:
+def _esp_files(task: Task, entry: BootEntry, kernel: bytes) -> dict[str, bytes]:
+    """systemd-boot with the unified kernel image, GRUB's files with kernel and initrd, or both."""
     spec: DiskSpec = task.spec
-    counter = f"+{spec.tries}" if spec.tries else ""
-    return {
-        "EFI/BOOT/BOOTX64.EFI": task.path(loader(task)["loader"]).read_bytes(),
-        f"EFI/Linux/{spec.entry}-1{counter}.efi": kernel,
-        "loader/loader.conf": _LOADER,
-    }
+    files: dict[str, bytes] = {}
+    if spec.firmware != "bios":
+        counter = f"+{spec.tries}" if spec.tries else ""
+        files |= {
+            "EFI/BOOT/BOOTX64.EFI": task.path(loader(task)["loader"]).read_bytes(),
+            f"EFI/Linux/{spec.entry}-1{counter}.efi": kernel,
+            "loader/loader.conf": _LOADER,
+        }
+    if spec.firmware != "uefi":
+        parts = task.path(entry.kernel).read_bytes(), task.path(entry.initrd).read_bytes()
+        files |= grub.disk_files(entry, parts, f"{spec.entry}-1", spec.tries)
+    return files
+
+
+def _grub(task: Task) -> Mapping[str, Blob]:
+    return grub.core(task, "i386-pc", "/boot/grub/entries.cfg")
+
+
+def _add_grub(task: Task, disk: Sparse, placed: Sequence[gpt.Partition]) -> None:
+    """GRUB's first sector in front of the partition table, the rest of it in its partition."""
+    at = next(one.start for one in placed if one.type == gpt.BIOS_BOOT) // 512
+    made = {name: task.path(blob).read_bytes() for name, blob in _grub(task).items()}
+    disk.replace(0, grub.boot_sector(made["boot"], at))
+    disk.add(at * 512, grub.core_at(made["core"], at))

@@ -14,6 +14,7 @@ from kairosbuild.graph.node import Kind, KindTable
 _PLACES = {
     "base": "base.Base",
     "boot-test": "boot_test.BootTest",
+    "confext": "confext.Confext",
     "disk": "disk.Disk",
     "dockerfile": "dockerfile.Dockerfile",
     "drivers": "drivers.Drivers",
@@ -21,11 +22,16 @@ _PLACES = {
     "image": "image.Image",
     "initrd": "initrd.Initrd",
     "kernel": "kernel.Kernel",
+    "iso": "iso.Iso",
+    "netboot": "netboot.Netboot",
     "overlay": "overlay.Overlay",
     "packages": "packages.Packages",
+    "rootfs": "rootfs.Rootfs",
     "rule": "run.Rule",
     "run": "run.Run",
+    "sysext": "sysext.Sysext",
     "tools": "tools.Tools",
+    "uki": "uki.Uki",
 }
 
 

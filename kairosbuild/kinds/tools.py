@@ -22,7 +22,8 @@ SUITE = "trixie"
 PURPOSES: dict[str, tuple[str, ...]] = {
     "image": (*SHELL, "erofs-utils", "kmod", "xz-utils", "zstd"),
     "boot": ("systemd-boot-efi", "busybox-static", "dmsetup"),
-    "qemu": (*SHELL, "qemu-system-x86", "ovmf"),
+    "qemu": (*SHELL, "qemu-system-x86", "ovmf", "swtpm", "busybox-static"),
+    "media": (*SHELL, "grub-common", "grub-pc-bin", "squashfs-tools", "xorriso"),
     "apt": (*SHELL, "apt", "dpkg"),
     "kernel": (
         *SHELL, "base-files", "bash", "bc", "bison", "bzip2", "cpio", "diffutils", "flex", "gcc", "kmod", "libc6-dev",
@@ -96,6 +97,6 @@ def wanted(spec: ToolsSpec) -> tuple[str, ...]:
 
 def declaration_for(purpose: str) -> Declaration:
     """The node that stands for a built-in tools tree, named `tools:PURPOSE`."""
-    spec: dict[str, Any] = {"purpose": purpose, "packages": [], "suite": SUITES.get(purpose, SUITE)}
-    wanted(ToolsSpec(purpose=purpose))
+    packages = list(wanted(ToolsSpec(purpose=purpose)))  # in the spec, so that a lock knows when they change
+    spec: dict[str, Any] = {"purpose": purpose, "packages": packages, "suite": SUITES.get(purpose, SUITE)}
     return Declaration(f"tools:{purpose}", "tools", spec)

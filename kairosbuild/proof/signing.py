@@ -18,8 +18,8 @@ from typing import Any
 from kairosbuild.core import canonical
 from kairosbuild.core.digest import of_bytes
 from kairosbuild.core.errors import HostError, InputError
+from kairosbuild.keys.keys import PublicKey, Signer
 from kairosbuild.proof import statement
-from kairosbuild.proof.keys import PublicKey, Signer
 from kairosbuild.registry import referrers
 from kairosbuild.registry.documents import small_package
 from kairosbuild.registry.manifests import Image, read_image

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kairosbuild.core import canonical
-from kairosbuild.proof.keys import PublicKey, Signer
+from kairosbuild.keys.keys import PublicKey, Signer
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 STATEMENTS = (STATEMENT, "https://in-toto.io/Statement/v0.1")  # cosign still writes the older one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -56,9 +57,9 @@ nodes:
   boot:
     kind: rule
     on: [qemu]
-    command: sh -eu /in/driver
+    command: {COMMAND}
     sources: {driver: qemu.sh, disk: disk.raw}
-    outputs: [verdict, serial]
+    outputs: [verdict, serial, guest, screen]
     env: {ENV}
 """
 
@@ -98,9 +99,12 @@ def boot(disk: Path, tmp_path: Path, expect: str = "multi-user") -> qemu.Boot:
     if disk.parent != tmp_path:
         (tmp_path / "disk.raw").symlink_to(disk)
     (tmp_path / "qemu.sh").write_bytes(qemu.driver())
-    env = qemu.environment(qemu.Machine(), expect=expect, disk_format="raw", seconds=600)
+    env = qemu.environment(expect=expect, seconds=600)
+    command = _quoted(shlex.join(qemu.command(qemu.Machine(), qemu.Medium())))
     listed = ", ".join(f"{name}: {_quoted(value)}" for name, value in env.items())
-    (tmp_path / "boot.yaml").write_text(DRIVEN.replace("{ENV}", "{" + listed + "}"))
+    (tmp_path / "boot.yaml").write_text(
+        DRIVEN.replace("{ENV}", "{" + listed + "}").replace("{COMMAND}", command)
+    )
     outputs = ["-o", "boot.verdict=verdict", "-o", "boot.serial=serial"]
     kbuild(tmp_path, "run", "boot.yaml", "boot", "--no-publish", *outputs)
     return qemu.judge((tmp_path / "verdict").read_bytes(), (tmp_path / "serial").read_bytes())

@@ -36,8 +36,8 @@ BOOT = (
 )
 DISK = (
     *BOOT,
-    *(f"kairosbuild.artifacts.{name}" for name in ("partitions", "writing")),
-    *(f"kairosbuild.boot.{name}" for name in ("ext4", "fat", "gpt", "qcow2", "sparse")),
+    *(f"kairosbuild.artifacts.{name}" for name in ("grub", "merged", "partitions", "writing")),
+    *(f"kairosbuild.boot.{name}" for name in ("ext4", "fat", "gce", "gpt", "qcow2", "sparse", "vhd", "vmdk")),
 )
 KERNELS = (
     *(f"kairosbuild.kernels.{name}" for name in ("abi", "compiling", "firmware", "install", "kconfig")),
@@ -48,6 +48,7 @@ APT = (
     *(f"kairosbuild.sources.{name}" for name in ("dpkg", "apt", "deb")),
 )
 DNF = ("kairosbuild.families.dnf", "kairosbuild.families.traces")
+EXTENSION = (*DISK, "kairosbuild.artifacts.extension", *WRITER)
 ALSO = {
     "base": (*APT, "kairosbuild.families.below", *STEP),
     "packages": (*APT, *DNF, *STEP),
@@ -78,7 +79,17 @@ ALSO = {
         *WRITER,
     ),
     "initrd": BOOT,
-    "boot-test": ("kairosbuild.boot.qemu", "boot/qemu.sh"),
+    "iso": (*DISK, *WRITER),
+    "uki": BOOT,
+    "netboot": BOOT,
+    "rootfs": (*BOOT, "kairosbuild.artifacts.merged", "kairosbuild.oci.merge", *WRITER),
+    "sysext": EXTENSION,
+    "confext": EXTENSION,
+    "boot-test": (
+        "kairosbuild.artifacts.partitions",
+        *(f"kairosbuild.boot.{name}" for name in ("ext4", "fat", "gpt", "inside", "qemu", "sparse")),
+        "boot/qemu.sh",
+    ),
 }
 """What besides its own module decides the bytes a kind yields: code that is the kind's in all but place."""
 

@@ -27,6 +27,7 @@ MODULES = f"usr/lib/modules/{VERSION}"
 TOOLS: dict[str, Content] = {
     "image": {"usr/bin/mkfs.erofs": b"not run here"},
     "qemu": {"usr/bin/qemu": b"not run here"},
+    "media": {"usr/bin/xorriso": b"not run here"},
     "boot": {
         f"{EFI}/linuxx64.efi.stub": stub(),
         f"{EFI}/systemd-bootx64.efi": b"MZ loader",

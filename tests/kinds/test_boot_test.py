@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from boot_task import BootTask
+from peers import peer
 
-from kairosbuild.boot import qemu
-from kairosbuild.core.canonical import dumps, loads
+from kairosbuild.artifacts.document import File, document
+from kairosbuild.boot import inside, qemu
+from kairosbuild.core.canonical import loads
 from kairosbuild.core.errors import KbuildError
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import Input, Outputs
-from kairosbuild.kinds.boot_test import BootTest, BootTestSpec
+from kairosbuild.kinds.boot_test import BootTest, BootTestSpec, CommandSpec
+from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import infos
 from kairosbuild.store.store import Store
 
@@ -30,27 +35,36 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def build(store: Store, verdict: str, console: bytes, **spec: Any) -> tuple[Outputs, BootTask]:
+def build(
+    store: Store,
+    verdict: str,
+    console: bytes,
+    *,
+    guest: bytes = b"answer failed 0 \nend\n",
+    what: str = "disk",
+    files: tuple[tuple[str, str], ...] = (("os.qcow2", "disk.qcow2"),),
+    annotations: Mapping[str, str] | None = None,
+    **spec: Any,
+) -> tuple[Outputs, BootTask]:
     def play(action: Action) -> Mapping[str, bytes]:
-        return {"verdict": verdict.encode() + b"\n", "serial": console}
+        return {"verdict": verdict.encode() + b"\n", "serial": console, "guest": guest, "screen": b"PNG"}
 
-    disk = store.cas.put_bytes(b"a disk")
-    file = {**disk.json(), "title": "os.qcow2", "mediaType": "application/vnd.kairosbuild.disk.qcow2"}
-    outputs = {"disk": disk, "artifact": store.cas.put_bytes(dumps({"schema": 1, "files": [file]}))}
-    given = {"artifact": (Input("disk", "disk", outputs),)}
+    blob = store.cas.put_bytes(b"a disk")
+    made = document(what, [File(title, kind, blob) for title, kind in files], annotations)
+    given = {"artifact": (Input("disk", what, {"artifact": store.cas.put_bytes(made)}),)}
     task = BootTask(store, BootTestSpec(artifact="disk", **spec), play, inputs=given)
     return BootTest().build(task), task
 
 
 def test_a_pass_is_a_verdict_without_a_clock(store: Store) -> None:
     outputs, task = build(store, "reached", CONSOLE)
-    assert set(outputs) == {"verdict"}
+    assert set(outputs) == {"verdict", "serial", "screen"}
     verdict = loads(task.path(outputs["verdict"]).read_bytes())
     assert verdict["passed"] is True
     assert verdict["kernel"] == "6.12.1"
-    assert verdict["artifact"] == store.cas.put_bytes(b"a disk").digest
+    assert verdict["artifact"] == task.inputs["artifact"][0].outputs["artifact"].digest
     again, _ = build(store, "reached", CONSOLE.replace(b"0.0", b"9.9"))
-    assert again == outputs
+    assert again["verdict"] == outputs["verdict"]
 
 
 @pytest.mark.parametrize("verdict", ["failed", "restarted", "stopped", "timeout"])
@@ -69,14 +83,128 @@ def test_a_marker_without_a_kernel_is_no_boot(store: Store) -> None:
     assert "no kernel" in caught.value.message
 
 
+def argument(action: Action, start: str) -> str:
+    return next((one for one in action.command if one.startswith(start)), "")
+
+
 def test_the_machine_gets_what_the_disk_says(store: Store) -> None:
     _, task = build(store, "reached", CONSOLE, expect="login", memory=512, cpus=1, timeout=77)
     (action,) = task.actions
-    assert action.env["FORMAT"] == "qcow2"
-    assert action.env["MEMORY"] == "512"
+    assert "format=qcow2" in argument(action, "if=none,id=disk")
+    assert action.command[action.command.index("-m") + 1] == "512"
+    assert action.command[action.command.index("-smp") + 1] == "1"
     assert action.env["SECONDS_MAX"] == "77"
     assert action.timeout is not None and action.timeout > 77
     assert action.devices == ()
+    assert argument(action, "if=pflash,format=raw,unit=0").endswith("OVMF_CODE_4M.fd")
+
+
+def test_large_sectors_are_the_disks_own(store: Store) -> None:
+    _, task = build(store, "reached", CONSOLE, annotations={"sector-size": "4096"})
+    assert "logical_block_size=4096" in argument(task.actions[0], "virtio-blk-pci")
+
+
+@pytest.mark.parametrize(
+    ("spec", "what", "files", "shown"),
+    [
+        ({"firmware": "bios"}, "disk", (("os.raw", "disk.raw"),), "virtio-blk-pci,drive=disk,bootindex=0"),
+        ({}, "disk", (("os.vhd", "disk.vhd"),), "if=none,id=disk,format=vpc"),
+        ({}, "iso", (("os.iso", "iso"),), "scsi-cd,drive=cd,bootindex=0"),
+        ({"medium": "disk"}, "iso", (("os.iso", "iso"),), "virtio-blk-pci,drive=disk,bootindex=0"),
+        (
+            {},
+            "netboot",
+            (("n.ipxe", "netboot.ipxe"), ("n.efi", "uki")),
+            "user,id=net,tftp=/in/www,bootfile=n.efi",
+        ),
+        (
+            {"firmware": "bios"},
+            "netboot",
+            (("n.ipxe", "netboot.ipxe"),),
+            "user,id=net,tftp=/in/www,bootfile=n.ipxe",
+        ),
+        ({"tpm": True}, "disk", (("os.raw", "disk.raw"),), "tpm-tis,tpmdev=tpm0"),
+        ({"firmware": "secure-boot"}, "disk", (("os.raw", "disk.raw"),), "q35,smm=on"),
+    ],
+)
+def test_every_artifact_has_its_machine(
+    store: Store, spec: dict[str, Any], what: str, files: tuple[tuple[str, str], ...], shown: str
+) -> None:
+    _, task = build(store, "reached", CONSOLE, what=what, files=files, **spec)
+    assert argument(task.actions[0], shown), task.actions[0].command
+
+
+def test_a_unified_image_starts_from_a_partition_of_its_own(store: Store, tmp_path: Path) -> None:
+    _, task = build(store, "reached", CONSOLE, what="uki", files=(("os.efi", "uki"),))
+    with task.path(task.actions[0].inputs["disk"]).open("rb") as disk:
+        disk.seek(1 << 20)
+        (tmp_path / "esp").write_bytes(disk.read(128 << 20))
+    subprocess.run([peer("fsck.vfat", "dosfstools"), "-n", tmp_path / "esp"], check=True, capture_output=True)
+
+
+def answer(name: str, status: int, output: str) -> bytes:
+    return f"answer {name} {status} {base64.b64encode(output.encode()).decode()}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("spec", "guest", "complaint"),
+    [
+        ({}, answer("failed", 0, "ssh.service\nx.service"), "units failed: ssh.service, x.service"),
+        ({"failed": ("ssh.service",)}, answer("failed", 0, "ssh.service"), ""),
+        ({}, b"", "units failed: no answer"),
+        ({"modules": ("dm-verity",)}, answer("failed", 0, "") + answer("module:dm_verity", 0, ""), ""),
+        ({"modules": ("nope",)}, answer("failed", 0, "") + answer("module:nope", 1, ""), "nope is not loaded"),
+        ({"commands": (CommandSpec(run="x", expect="^b"),)}, answer("failed", 0, "") + answer("command:0", 0, "a\nb"), ""),
+        ({"commands": (CommandSpec(run="x", expect="c"),)}, answer("failed", 0, "") + answer("command:0", 0, "a"), "does not show"),
+        ({"commands": (CommandSpec(run="x", status=3),)}, answer("failed", 0, "") + answer("command:0", 0, ""), "ended with 0"),
+        ({"kernel": r"^6\.1\."}, answer("failed", 0, ""), "its kernel is 6.12.1"),
+    ],
+)  # fmt: skip
+def test_what_is_found_inside_counts(
+    store: Store, spec: dict[str, Any], guest: bytes, complaint: str
+) -> None:
+    if not complaint:
+        build(store, "reached", CONSOLE, guest=guest, **spec)
+        return
+    with pytest.raises(KbuildError) as caught:
+        build(store, "reached", CONSOLE, guest=guest, **spec)
+    assert complaint in caught.value.message
+
+
+def test_the_script_inside_says_what_the_checks_read(tmp_path: Path) -> None:
+    """Run here: a port that is a file, and commands of every outcome."""
+    commands = (
+        inside.Command("echo 'a b'; echo c", "^c$"),
+        inside.Command("exit 3", status=3),
+        inside.Command("printf '\\303\\251 $HOME'", "é"),
+    )
+    checks = inside.Checks(None, (), commands)
+    port = tmp_path / "port"
+    text = inside.script(checks).decode().replace(inside.PORT, str(port))
+    subprocess.run(["sh", "-c", text.replace("is-system-running --wait", "--version")], check=True)
+    said = port.read_text()
+    assert said.endswith("end\n")
+    assert list(inside.complaints(checks, said)) == []
+    wrong = inside.Checks(None, (), (inside.Command("echo x", "y"),))
+    assert len(list(inside.complaints(wrong, said))) == 1
+
+
+@pytest.mark.parametrize(("kernel", "passes"), [(b"", True), (CONSOLE, False)])
+def test_refused_is_what_the_firmware_does_before_any_kernel(
+    store: Store, kernel: bytes, passes: bool
+) -> None:
+    console = b'BdsDxe: failed to load Boot0001 "UEFI": Access Denied\r\n' + kernel
+    if passes:
+        build(store, "reached", console, expect="refused", firmware="secure-boot")
+        return
+    with pytest.raises(KbuildError):
+        build(store, "reached", console, expect="refused", firmware="secure-boot")
+
+
+def test_what_cannot_be_asked_is_told_from_the_recipe() -> None:
+    spec = {"modules": ["erofs"], "commands": [], "firmware": "secure-boot", "checks": True}
+    (problem,) = BootTest().check("b", Declaration("b", "boot-test", spec), {})
+    assert problem[0] == "modules"
 
 
 @pytest.mark.parametrize(
@@ -87,10 +215,15 @@ def test_the_machine_gets_what_the_disk_says(store: Store) -> None:
         ("multi-user", "Queued start job for default target multi-user.target", False),
         ("login", "vm login: ", True),
         ("ready [0-9]+", "ready 42", True),
+        (
+            "refused",
+            'BdsDxe: failed to load Boot0001 "UEFI Misc Device" from PciRoot(0x0): Access Denied',
+            True,
+        ),
     ],
 )
 def test_markers(expect: str, line: str, shows: bool) -> None:
-    env = qemu.environment(qemu.Machine(), expect=expect, disk_format="raw", seconds=1)
+    env = qemu.environment(expect=expect, seconds=1)
     assert bool(re.search(env["EXPECT"], line)) is shows
 
 
@@ -112,7 +245,7 @@ def test_failures(line: str, bad: bool) -> None:
 
 def test_the_driver_asks_for_nothing_it_is_not_given() -> None:
     script = qemu.driver().decode()
-    given = qemu.environment(qemu.Machine(), expect="login", disk_format="raw", seconds=1)
+    given = qemu.environment(expect="login", seconds=1)
     assert set(re.findall(r"\$\{?([A-Z_]+)", script)) <= set(given)
     assert all(name in script for name in given)
 

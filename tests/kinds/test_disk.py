@@ -95,13 +95,33 @@ def test_the_boot_entry_is_counted(store: Store, tmp_path: Path) -> None:
         assert shown.split() == [f"::/EFI/Linux/{name}"]
 
 
-def test_equal_inputs_make_equal_disks_in_both_formats(store: Store, tmp_path: Path) -> None:
-    first, task = build(store, BASE, KERNEL)
-    assert build(Store(tmp_path / "other"), BASE, KERNEL)[0] == first
-    qcow2, _ = build(store, BASE, KERNEL, format="qcow2")
-    assert qcow2["uki"] == first["uki"]
-    compare = [peer("qemu-img", "qemu-utils"), "compare", "-f", "raw", "-F", "qcow2"]
-    subprocess.run([*compare, *(task.path(one["disk"]) for one in (first, qcow2))], check=True)
+@pytest.mark.parametrize(("form", "known"), [("qcow2", "qcow2"), ("vmdk", "vmdk"), ("vhd", "vpc")])
+def test_every_format_is_the_same_disk_to_qemu(store: Store, tmp_path: Path, form: str, known: str) -> None:
+    raw, task = build(store, BASE, KERNEL)
+    made, _ = build(store, BASE, KERNEL, format=form)
+    assert build(Store(tmp_path / "other"), BASE, KERNEL, format=form)[0] == made
+    assert made["uki"] == raw["uki"]
+    tool = peer("qemu-img", "qemu-utils")
+    compare = [tool, "compare", "-f", "raw", "-F", known, task.path(raw["disk"]), task.path(made["disk"])]
+    subprocess.run(compare, check=True)
+    told = subprocess.run(
+        [tool, "info", "-f", known, task.path(made["disk"])], capture_output=True, text=True
+    )
+    assert f"({raw['disk'].size} bytes)" in told.stdout
+    if form != "vhd":  # there is nothing to check in a fixed one
+        subprocess.run([tool, "check", "-f", known, task.path(made["disk"])], check=True, capture_output=True)
+
+
+def test_googles_archive_holds_the_disk(store: Store, tmp_path: Path) -> None:
+    raw, task = build(store, BASE, KERNEL, size=1 << 30)
+    made, _ = build(store, BASE, KERNEL, format="gce")
+    assert build(Store(tmp_path / "other"), BASE, KERNEL, format="gce")[0] == made
+    subprocess.run(["tar", "-xzf", task.path(made["disk"]), "-C", tmp_path], check=True)
+    assert (tmp_path / "disk.raw").stat().st_size == 1 << 30, "whole GiB are asked for"
+    subprocess.run(["cmp", task.path(raw["disk"]), tmp_path / "disk.raw"], check=True)
+    assert made["disk"].size < 3 << 20
+    document = loads(task.path(made["artifact"]).read_bytes())
+    assert document["files"][0]["title"] == "os.tar.gz"
 
 
 def test_a_changed_layer_is_all_that_is_made_anew(store: Store) -> None:

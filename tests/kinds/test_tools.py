@@ -3,7 +3,7 @@ from local_archive import Archive
 from small_locker import Made
 
 from kairosbuild.core.errors import InputError
-from kairosbuild.kinds.tools import PURPOSES, Tools, ToolsSpec, declaration_for
+from kairosbuild.kinds.tools import PURPOSES, SUITE, SUITES, Tools, ToolsSpec, declaration_for
 from kairosbuild.oci.index import Index
 from kairosbuild.recipe.instances import typed_spec
 
@@ -62,7 +62,9 @@ def test_bad_specs(small: Archive, locker: Made, spec: ToolsSpec, reason: str) -
 def test_declarations(purpose: str) -> None:
     declared = declaration_for(purpose)
     assert (declared.name, declared.kind) == (f"tools:{purpose}", "tools")
-    assert typed_spec(ToolsSpec, declared) == ToolsSpec(purpose=purpose)
+    assert typed_spec(ToolsSpec, declared) == ToolsSpec(
+        purpose=purpose, packages=PURPOSES[purpose], suite=SUITES.get(purpose, SUITE)
+    )
 
 
 def test_no_declaration_of_what_is_not_there() -> None:

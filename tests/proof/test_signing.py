@@ -11,7 +11,8 @@ from peers import peer
 from proof_samples import PASSWORD, new_key, pem, put_image
 
 from kairosbuild.core.errors import InputError, KbuildError
-from kairosbuild.proof import keys, signing, statement
+from kairosbuild.keys import keys
+from kairosbuild.proof import signing, statement
 from kairosbuild.registry import referrers
 from kairosbuild.registry.registries import Registries
 from kairosbuild.registry.target import Target

@@ -14,7 +14,7 @@ from kairosbuild.core.errors import InputError
 
 def main(arguments: argparse.Namespace) -> int:
     """Attach the predicate in a file, in both forms that cosign reads."""
-    from kairosbuild.proof import keys
+    from kairosbuild.keys import keys
     from kairosbuild.proof.signing import attest
     from kairosbuild.proof.statement import PREDICATES
 

@@ -10,7 +10,7 @@ from kairosbuild.cli.style import style
 
 def main(arguments: argparse.Namespace) -> int:
     """Sign the manifest by its digest; signing again with the same key changes nothing."""
-    from kairosbuild.proof import keys
+    from kairosbuild.keys import keys
     from kairosbuild.proof.signing import sign
 
     signer = keys.signer(arguments.key)

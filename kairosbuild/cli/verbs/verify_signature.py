@@ -11,7 +11,7 @@ from kairosbuild.cli.style import style
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the signatures that hold, and the attestations under them; exit 2 where there is none."""
-    from kairosbuild.proof import keys
+    from kairosbuild.keys import keys
     from kairosbuild.proof.signing import attestations, verify
 
     key = keys.verifier(arguments.key)

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from kairosbuild.core.errors import InputError
-from kairosbuild.proof.keys import PASSWORD
+from kairosbuild.keys.keys import PASSWORD
 
 _MOST_MEMORY = 256 << 20  # bytes that a key may want to be opened with; cosign's want 64 MiB
 _PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----\s(.*?)-----END \1-----", re.DOTALL)

@@ -104,7 +104,7 @@ class PrivateKey:
 def signer(reference: str) -> Signer:
     """The key to sign with. Raises InputError (`key-…`) and HostError (`key-unreadable`, `token-…`)."""
     if reference.startswith(TOKEN):
-        from kairosbuild.proof.token import TokenKey
+        from kairosbuild.keys.token import TokenKey
 
         return TokenKey(reference)
     data = _text(reference)
@@ -144,7 +144,7 @@ def _text(reference: str) -> bytes:
 
 def _private(data: bytes, reference: str) -> Any:
     if any(label in data for label in _SEALED):
-        from kairosbuild.proof.cosignkey import unsealed
+        from kairosbuild.keys.cosignkey import unsealed
 
         der = unsealed(data, _password(reference), reference)
         return _loaded(lambda: serialization.load_der_private_key(der, None), reference)

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
 from kairosbuild.core.errors import HostError, InputError
-from kairosbuild.proof.keys import PublicKey
+from kairosbuild.keys.keys import PublicKey
 
 PIN = "COSIGN_PKCS11_PIN"
 MODULE = "COSIGN_PKCS11_MODULE_PATH"

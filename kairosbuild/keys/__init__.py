@@ -1,0 +1,1 @@
+"""Keys to sign and verify with, and the forms of signatures that firmware and kernels take."""

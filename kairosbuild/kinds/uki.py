@@ -1,0 +1,58 @@
+"""Kind `uki`: an image as one unified kernel image, which firmware starts without anything beside it.
+
+The layers are in its initrd, in their boot form, and are mounted out of memory; or, with `layers: disk`, it is the
+boot entry alone, for a machine that has the layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kairosbuild.artifacts.document import File, document
+from kairosbuild.artifacts.entry import CONSOLE, boot_entry, unified
+from kairosbuild.artifacts.stack import stack_of_image
+from kairosbuild.boot import initrd
+from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.recipe.fields import choice, ref, text, texts
+
+
+@dataclass(frozen=True, slots=True)
+class UkiSpec:
+    """A unified kernel image."""
+
+    image: str = ref("The image it boots.", accepts=("image",))
+    initrd: str = ref("An initrd of its own instead of the one that all share.", "", accepts=("initrd",))
+    layers: str = choice(
+        "Where the layers are: `inside` of it, or on the `disk` of the machine.", ("inside", "disk"), "inside"
+    )
+    cmdline: tuple[str, ...] = texts("Kernel arguments, after those that find the root.", CONSOLE)
+    entry: str = text("Its name.", "os", pattern="[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Uki:
+    """See the module."""
+
+    name: ClassVar[str] = "uki"
+    version: ClassVar[int] = 1
+    Spec: ClassVar[type] = UkiSpec
+    produces: ClassVar[str] = "uki"
+
+    def tools(self, spec: UkiSpec) -> tuple[str, ...]:
+        """mkfs.erofs and zstd; the stub and what the initrd is made of."""
+        return ("image", "boot")
+
+    def lock(self, spec: UkiSpec, locker: Locker) -> Locked:
+        """Nothing is mutable."""
+        return UNLOCKED
+
+    def build(self, task: Task) -> Outputs:
+        """Seal the layers, put them behind the initrd, assemble."""
+        spec: UkiSpec = task.spec
+        stack = stack_of_image(task)
+        inside = spec.layers == "inside"
+        entry = boot_entry(task, stack, spec.cmdline, ("kbuild.disk=memory",) if inside else ())
+        forms = {name: task.path(blob).read_bytes() for name, blob in stack.forms.items()} if inside else {}
+        made = task.put_bytes(unified(task, entry, initrd.beside(forms, "layers") if inside else b""))
+        files = (File(f"{spec.entry}.efi", "uki", made),)
+        return {"uki": made, "artifact": task.put_bytes(document("uki", files))}

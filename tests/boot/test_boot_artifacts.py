@@ -1,0 +1,105 @@
+"""Every artifact of a Debian on a machine that starts from it.
+
+In the suite a few; all of them with KBUILD_BOOTS=all. What each test has to show is in the recipe, and a
+boot-test node that does not pass fails the run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("KBUILD_TEST_CACHE") or ROOT / "cache")
+MAIN = "from kairosbuild.cli.main import run; run()"
+RECIPE = """\
+version: 1
+name: artifacts
+nodes:
+  base:   {kind: base, debian: {suite: trixie}}
+  system: {kind: packages, on: base, install: [systemd, systemd-sysv, udev, dbus, iproute2]}
+  kernel: {kind: kernel, on: base, package: linux-image-cloud-amd64}
+  site:   {kind: overlay, source: overlays/site}
+  os:     {kind: image, layers: [base, system, kernel, site]}
+
+  disk:    {kind: disk, image: os, format: vmdk, firmware: both}
+  large:   {kind: disk, image: os, sector_size: "4096", root: single}
+  iso:     {kind: iso, image: os}
+  uki:     {kind: uki, image: os}
+  netboot: {kind: netboot, image: os, url: "http://10.0.2.2:8080"}
+
+  disk-uefi:      {kind: boot-test, artifact: disk, tpm: true, modules: [erofs, dm-verity], kernel: '^6\\.12\\.',
+                   commands: [{run: cat /etc/motd, expect: kairosbuild},
+                              {run: cat /sys/class/tpm/tpm0/tpm_version_major, expect: ^2$},
+                              {run: systemctl is-system-running, expect: ^running$}]}
+  disk-bios:      {kind: boot-test, artifact: disk, firmware: bios}
+  large-uefi:     {kind: boot-test, artifact: large}
+  iso-cd-uefi:    {kind: boot-test, artifact: iso}
+  iso-cd-bios:    {kind: boot-test, artifact: iso, firmware: bios}
+  iso-disk-uefi:  {kind: boot-test, artifact: iso, medium: disk}
+  iso-disk-bios:  {kind: boot-test, artifact: iso, medium: disk, firmware: bios}
+  uki-uefi:       {kind: boot-test, artifact: uki}
+  netboot-uefi:   {kind: boot-test, artifact: netboot, memory: 2048}
+  netboot-bios:   {kind: boot-test, artifact: netboot, memory: 2048, firmware: bios}
+"""
+SAMPLE = ("disk-uefi", "disk-bios", "iso-disk-bios", "netboot-uefi")
+ALL = (
+    *SAMPLE, "large-uefi", "iso-cd-uefi", "iso-cd-bios", "iso-disk-uefi", "uki-uefi", "netboot-bios",
+)  # fmt: skip
+CHOSEN = ALL if os.environ.get("KBUILD_BOOTS") == "all" else SAMPLE
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("artifacts")
+    (folder / "artifacts.yaml").write_text(RECIPE)
+    subprocess.run(["cp", "-r", ROOT / "overlays", folder], check=True)
+    return folder
+
+
+def kbuild(workspace: Path, *words: str) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        MAIN,
+        "run",
+        "artifacts.yaml",
+        *words,
+        "--no-publish",
+        "--cache-dir",
+        CACHE,
+    ]
+    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+
+
+@pytest.mark.parametrize("test", CHOSEN)
+def test_it_starts(workspace: Path, test: str) -> None:
+    screen = workspace / f"{test}.png"
+    kbuild(workspace, test, "-o", f"{test}.screen={screen}", "-o", f"{test}.serial={workspace / test}")
+    assert screen.read_bytes().startswith(b"\x89PNG"), "what the machine's screen showed"
+    assert b"Linux version" in (workspace / test).read_bytes()
+
+
+def test_a_check_that_does_not_hold_fails_the_run(workspace: Path) -> None:
+    wrong = "[{run: cat /etc/motd, expect: someone else}]"
+    recipe = RECIPE + f"  wrong: {{kind: boot-test, artifact: uki, commands: {wrong}, modules: [nonesuch]}}\n"
+    (workspace / "wrong.yaml").write_text(recipe)
+    words = ["wrong", "--no-publish", "--cache-dir", CACHE]
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, "run", "wrong.yaml", *words],
+        cwd=workspace,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert "the module nonesuch is not loaded" in said
+    assert "does not show 'someone else'" in said

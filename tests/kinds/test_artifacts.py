@@ -1,0 +1,291 @@
+"""Kinds uki, iso, netboot, rootfs, sysext, confext and BIOS disks: what is in them, out of layers that are played."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import subprocess
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from boot_task import BASE, KERNEL, BootTask, Content, layer, node
+from peers import peer
+
+from kairosbuild.boot import uki
+from kairosbuild.core.canonical import dumps, loads
+from kairosbuild.core.digest import Blob
+from kairosbuild.core.errors import KbuildError
+from kairosbuild.graph.action import Action
+from kairosbuild.graph.node import Input, Outputs
+from kairosbuild.kinds.confext import Confext
+from kairosbuild.kinds.disk import Disk, DiskSpec
+from kairosbuild.kinds.iso import Iso, IsoSpec
+from kairosbuild.kinds.netboot import Netboot, NetbootSpec
+from kairosbuild.kinds.rootfs import Rootfs, RootfsSpec
+from kairosbuild.kinds.sysext import Sysext
+from kairosbuild.kinds.uki import Uki, UkiSpec
+from kairosbuild.recipe.fields import infos
+from kairosbuild.store.store import Store
+
+SITE: Content = {"etc": None, "etc/motd": b"site\n"}
+CORE = bytes(512) + b"the rest of GRUB" * 99
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def play(action: Action) -> Mapping[str, bytes]:
+    """Instead of filesystems, bytes that depend on what goes in."""
+    if "core" in action.outputs:
+        return {"core": CORE, "boot": b"\xeb" + bytes(511), "hybrid": bytes(512)}
+    seed = " ".join(f"{name} {blob.digest}" for name, blob in sorted(action.inputs.items()))
+    content = hashlib.sha256(seed.encode()).digest() * 1000
+    return dict.fromkeys(action.outputs, content)
+
+
+def made(store: Store, kind: Any, spec: Any, *layers: Content) -> tuple[Outputs, BootTask]:
+    refs = [layer(store, content) for content in layers or (BASE, KERNEL, SITE)]
+    listed = [
+        {"name": f"l{n}", "layer": ref.layer.json(), "index": ref.index.json()} for n, ref in enumerate(refs)
+    ]
+    document = store.cas.put_bytes(dumps({"schema": 1, "layers": listed}))
+    task = BootTask(store, spec, play)
+    task.inputs = {"image": (Input("os", "image", {"image": document}),)}
+    return kind.build(task), task
+
+
+def files(task: BootTask, outputs: Outputs) -> dict[str, Blob]:
+    document = loads(task.path(outputs["artifact"]).read_bytes())
+    return {one["title"]: Blob(one["digest"], one["size"]) for one in document["files"]}
+
+
+def cmdline(image: bytes) -> list[str]:
+    return uki.section(image, ".cmdline").decode().split()
+
+
+def test_a_unified_image_has_its_layers_behind_the_initrd(store: Store, tmp_path: Path) -> None:
+    outputs, task = made(store, Uki(), UkiSpec(image="os"))
+    image = task.path(outputs["uki"]).read_bytes()
+    listed = [one.partition(":")[0] for one in cmdline(image)[0].partition("=")[2].split(",")]
+    assert "kbuild.disk=memory" in cmdline(image)
+    archive = uki.section(image, ".initrd")
+    at = archive.index(b"070701")
+    assert at % 4 == 0, "a kernel skips to whole words"
+    (tmp_path / "beside").mkdir()
+    subprocess.run(
+        [peer("cpio"), "-id", "--quiet"],
+        input=archive[at:],
+        cwd=tmp_path / "beside",
+        check=True,
+        capture_output=True,
+    )
+    names = {one.name for one in (tmp_path / "beside/layers").iterdir()}
+    assert names == set(listed)
+
+
+def test_a_unified_image_alone_is_the_disks(store: Store) -> None:
+    alone, _ = made(store, Uki(), UkiSpec(image="os", layers="disk"))
+    disk, _ = made(store, Disk(), DiskSpec(image="os"))
+    assert alone["uki"] == disk["uki"]
+
+
+def test_all_artifacts_take_the_same_boot_forms(store: Store) -> None:
+    _, task = made(store, Disk(), DiskSpec(image="os"))
+    executed = len(task.actions)
+    for kind, spec in (
+        (Uki(), UkiSpec(image="os")),
+        (Iso(), IsoSpec(image="os")),
+        (Netboot(), NetbootSpec(image="os")),
+        (Disk(), DiskSpec(image="os", format="qcow2")),
+    ):
+        task.spec = spec
+        kind.build(task)
+    others = [action.outputs for action in task.actions[executed:]]
+    assert ("layer",) not in others, "no layer is made anew"
+    assert sorted(others) == [("core", "boot", "hybrid"), ("initrd",), ("iso",)], (
+        "the second initrd has network cards"
+    )
+
+
+def test_a_boot_server_offers_script_kernel_and_layers(store: Store) -> None:
+    outputs, task = made(store, Netboot(), NetbootSpec(image="os", url="http://10.0.0.1/os", entry="deb"))
+    offered = files(task, outputs)
+    assert list(offered)[:4] == ["deb.ipxe", "deb.linux", "deb.initrd", "deb.efi"]
+    script = task.path(offered["deb.ipxe"]).read_text()
+    assert script.startswith("#!ipxe\nkernel deb.linux initrd=deb.initrd kbuild.layers=")
+    assert "kbuild.disk=http://10.0.0.1/os\n" in script
+    image = task.path(offered["deb.efi"]).read_bytes()
+    assert "kbuild.disk=http://10.0.0.1/os" in cmdline(image)
+    assert set(list(offered)[4:]) == {one.partition(":")[0] for one in cmdline(image)[0][14:].split(",")}
+    without, _ = made(store, Netboot(), NetbootSpec(image="os"))
+    offered = files(task, without)
+    assert not any(title.endswith(".efi") for title in offered)
+    assert "kbuild.disk=${cwduri}\n" in task.path(offered["os.ipxe"]).read_text()
+
+
+@pytest.mark.parametrize("url", ["https://x/y", "x", "http:///", "http://a b"])
+def test_an_address_the_initrd_cannot_fetch_from_is_told(url: str) -> None:
+    check = infos(NetbootSpec)["url"].check
+    assert check is not None and "no http:// address" in check(url)
+
+
+def test_an_iso_has_layers_and_both_ways_to_start(store: Store) -> None:
+    _, task = made(store, Iso(), IsoSpec(image="os"))
+    (action,) = [one for one in task.actions if one.outputs == ("iso",)]
+    paths = set(action.inputs)
+    assert {"efi.img", "hybrid", "tree/boot/linux", "tree/boot/initrd", "tree/boot/grub/core.img"} <= paths
+    assert len([path for path in paths if path.startswith("tree/layers/")]) == 3
+    config = task.path(action.inputs["tree/boot/grub/grub.cfg"]).read_text()
+    label = next(word for word in config.split() if word.startswith("kbuild.disk="))
+    assert label.removeprefix("kbuild.disk=LABEL=") in action.command
+    _, task = made(store, Iso(), IsoSpec(image="os", bios=False))
+    assert not any("grub" in path for path in task.actions[-1].inputs)
+
+
+def test_a_bios_disk_starts_with_grub(store: Store, tmp_path: Path) -> None:
+    outputs, task = made(store, Disk(), DiskSpec(image="os", firmware="both", cmdline=("it's", "a$b")))
+    disk = task.path(outputs["disk"])
+    with disk.open("rb") as file:
+        sector = file.read(512)
+        file.seek(1024 + 32)
+        (first,) = struct.unpack("<Q", file.read(8))
+        file.seek(first * 512)
+        core = file.read(len(CORE))
+    assert struct.unpack_from("<Q", sector, 0x5C) == (first,)
+    assert sector[510:] == b"\x55\xaa" and sector[450] == 0xEE
+    assert struct.unpack_from("<Q", core, 500) == (first + 1,)
+    assert core[512:] == CORE[512:]
+    read = [peer("mtype", "mtools"), "-i", f"{disk}@@2M"]
+    shown = {
+        path: subprocess.run([*read, f"::{path}"], check=True, capture_output=True).stdout
+        for path in ("boot/grub/entries.cfg", "boot/grub/grubenv", "boot/entries/os-1/entry.cfg")
+    }
+    assert shown["boot/grub/entries.cfg"] == b'set entries="os-1"\n'
+    assert len(shown["boot/grub/grubenv"]) == 1024
+    assert b"\nleft_os_1=xxx\n" in shown["boot/grub/grubenv"]
+    assert b"it'\\''s a$b'\n" in shown["boot/entries/os-1/entry.cfg"]
+    told = subprocess.run(
+        [peer("sgdisk", "gdisk"), "--verify", disk], capture_output=True, text=True, check=True
+    )
+    assert "No problems found" in told.stdout
+
+
+def test_a_bios_does_not_know_large_sectors() -> None:
+    from kairosbuild.recipe.declaration import Declaration
+
+    spec = {"firmware": "bios", "sector_size": "4096"}
+    assert [one[0] for one in Disk().check("d", Declaration("d", "disk", spec), {})] == ["firmware"]
+
+
+def test_a_single_root_is_what_the_layers_show(store: Store) -> None:
+    outputs, task = made(store, Disk(), DiskSpec(image="os", root="single"))
+    told = cmdline(task.path(outputs["uki"]).read_bytes())
+    assert "," not in told[0]
+    tree, task = made(
+        store, Rootfs(), RootfsSpec(image="os", format="tar"), BASE, KERNEL, {"etc/.wh.motd": b""}
+    )
+    with tarfile.open(task.path(tree["file"])) as tar:
+        names = set(tar.getnames())
+    assert "usr/lib/os-release" in names and "etc/motd" not in names
+
+
+def test_an_erofs_says_its_root_hash(store: Store) -> None:
+    outputs, task = made(store, Rootfs(), RootfsSpec(image="os"))
+    notes = loads(task.path(outputs["artifact"]).read_bytes())["annotations"]
+    verify = [peer("veritysetup", "cryptsetup-bin"), "verify", f"--hash-offset={notes['hash-offset']}"]
+    subprocess.run([*verify, *[task.path(outputs["file"])] * 2, notes["root-hash"]], check=True)
+
+
+# -- extensions ----------------------------------------------------------------------------------
+
+TOOL: Content = {"usr/bin/tool": b"#!/bin/sh\n", "var/lib/db": b"state"}
+
+
+def extension(store: Store, kind: Any, *layers: Content, image: bool = False) -> tuple[Outputs, BootTask]:
+    spec = kind.Spec(layers=("t",), entry="tool")
+    task = BootTask(store, spec, play)
+    task.inputs = {"layers": tuple(node(store, f"l{n}", content) for n, content in enumerate(layers))}
+    if image:
+        ref = layer(store, BASE)
+        listed = [{"name": "b", "layer": ref.layer.json(), "index": ref.index.json()}]
+        document = store.cas.put_bytes(dumps({"schema": 1, "layers": listed}))
+        task.inputs = {**task.inputs, "image": (Input("os", "image", {"image": document}),)}
+    return kind.build(task), task
+
+
+def packed(task: BootTask) -> dict[str, bytes]:
+    """What went into the extension's filesystem."""
+    with tarfile.open(task.path(task.actions[-1].inputs["layer"])) as tar:
+        return {one.name: handle.read() for one in tar if (handle := tar.extractfile(one))}
+
+
+def test_an_extension_holds_its_folders_and_what_it_fits(store: Store) -> None:
+    _, task = extension(store, Sysext(), TOOL)
+    release = "usr/lib/extension-release.d/extension-release.tool"
+    assert packed(task) == {"usr/bin/tool": b"#!/bin/sh\n", release: b"ID=_any\nARCHITECTURE=x86-64\n"}
+    assert any("/var" in note for note in task.notes)
+    _, task = extension(store, Sysext(), TOOL, image=True)
+    assert packed(task)[release] == b"ID=test\nARCHITECTURE=x86-64\n"
+    _, task = extension(store, Confext(), SITE)
+    assert set(packed(task)) == {"etc/motd", "etc/extension-release.d/extension-release.tool"}
+
+
+def test_an_extension_is_a_disk_with_a_verity_partition(store: Store, tmp_path: Path) -> None:
+    outputs, task = extension(store, Sysext(), TOOL)
+    image = task.path(outputs["file"])
+    dump = subprocess.run(
+        [peer("sfdisk", "fdisk"), "-d", image], capture_output=True, text=True, check=True
+    ).stdout
+    root_hash = loads(task.path(outputs["artifact"]).read_bytes())["annotations"]["root-hash"]
+    assert "type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709" in dump
+    assert "type=2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5" in dump
+    halves = (root_hash[:32], root_hash[32:])
+    assert [
+        line.partition("uuid=")[2][:36].replace("-", "").lower()
+        for line in dump.splitlines()
+        if "uuid=" in line
+    ] == [*halves]
+    parts = []
+    for number in range(2):
+        with image.open("rb") as file:
+            file.seek(1024 + 128 * number + 32)
+            first, last = struct.unpack("<QQ", file.read(16))
+            file.seek(first * 512)
+            parts.append(tmp_path / str(number))
+            parts[-1].write_bytes(file.read((last - first + 1) * 512))
+    subprocess.run([peer("veritysetup", "cryptsetup-bin"), "verify", *parts, root_hash], check=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "reason"),
+    [
+        (Sysext(), {"etc/x": b""}, "extension-empty"),
+        (Confext(), TOOL, "extension-empty"),
+        (Sysext(), {"usr/bin/a": b"", "usr/bin/.wh.b": b""}, "extension-whiteout"),
+    ],
+)
+def test_what_no_extension_can_be(store: Store, kind: Any, content: Content, reason: str) -> None:
+    with pytest.raises(KbuildError) as caught:
+        extension(store, kind, content)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        (Uki(), UkiSpec(image="os")),
+        (Iso(), IsoSpec(image="os")),
+        (Netboot(), NetbootSpec(image="os")),
+        (Rootfs(), RootfsSpec(image="os", format="tar")),
+        (Disk(), DiskSpec(image="os", firmware="both")),
+    ],
+)
+def test_equal_inputs_make_equal_artifacts(store: Store, tmp_path: Path, kind: Any, spec: Any) -> None:
+    first, _ = made(store, kind, spec)
+    again, _ = made(Store(tmp_path / "other"), kind, spec)
+    assert first == again
