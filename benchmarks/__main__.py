@@ -19,6 +19,11 @@ ORDER = (
     "cold-disk",
     "layer-60k",
     "memory-1g",
+    "push-1g",
+    "push-200",
+    "pull-1g",
+    "pull-200",
+    "noop-push",
 )
 
 

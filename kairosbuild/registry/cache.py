@@ -140,7 +140,7 @@ class SharedCache:
             self._failed(problem)
             self._broken.add(blob)
             raise _Gone from problem
-        self._cas.put_file(file)
+        self._cas.put_file(file, known=blob)
         return blob.size
 
     def _read(self, key: str, manifest: Manifest) -> tuple[Found | None, str]:

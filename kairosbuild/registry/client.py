@@ -1,6 +1,7 @@
-"""HTTP to one registry, over oras-py: its session, credential loading, token requests and URLs, made safe.
+"""HTTP to one registry, over oras-py: its credential loading, token requests and URLs, made safe.
 
-The only module that knows oras. What it does not take from oras is what oras gets wrong as of 0.2.43:
+The only module that knows oras, and of it only what needs no `oras.provider`, whose import takes longer than
+most of what is done here (it loads a grammar of URIs for JSON Schema). What it does not take from oras is what oras gets wrong as of 0.2.43:
 its request loop (sleeps for minutes on a refused connection, hands a pull token to a push, has no
 timeout, follows redirects with credentials) and its transfers (whole blobs in memory, unverified).
 """
@@ -13,12 +14,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
+import oras.auth
 import oras.container
-import oras.provider
 import requests
 import requests.adapters
 from oras.auth.utils import parse_auth_header
@@ -78,24 +80,25 @@ class Client:
         plain = is_loopback(endpoint) if insecure is None else insecure
         oras_logger.quiet = True  # failures are raised here; nobody but listeners prints
         verify: bool | str = str(ca) if ca else True
-        self._oras = oras.provider.Registry(endpoint, insecure=plain, tls_verify=verify)
-        self._origin = _origin(f"{self._oras.prefix}://{endpoint}")
+        self._session = requests.Session()
+        self._auth = oras.auth.get_auth_backend("token", self._session, plain, tls_verify=verify)
+        self._origin = _origin(f"{self._auth.prefix}://{endpoint}")
         self._verify = verify
         self._sleep = sleep
         self._answered = False
         self._lock = threading.Lock()
         self._tokens: dict[frozenset[Access], str] = {}
         self._credentials: dict[str, str] = {}
-        self._prepare_session(self._oras.session)
+        self._prepare_session(self._session)
 
     def url(self, reference: Reference, tail: str) -> str:
         """The address of something in a repository: `blobs/…`, `manifests/…`, `tags/list`."""
         container = oras.container.Container(f"{reference.endpoint}/{reference.repository}")
-        return f"{self._oras.prefix}://{container.registry}/v2/{container.api_prefix}/{tail}"
+        return f"{self._auth.prefix}://{container.registry}/v2/{container.api_prefix}/{tail}"
 
-    def retry(self, work: Callable[[], Any]) -> Any:
-        """Do `work`, which makes requests, again when it meets a passing fault."""
-        return retrying(work, self.limits, known=lambda: self._answered, sleep=self._sleep)
+    def retry(self, work: Callable[[], Any], *, moved: Callable[[], int] = lambda: 0) -> Any:
+        """Do `work`, which makes requests, again when it meets a passing fault. `moved`: see `retrying`."""
+        return retrying(work, self.limits, known=lambda: self._answered, moved=moved, sleep=self._sleep)
 
     @contextmanager
     def request(
@@ -157,7 +160,7 @@ class Client:
         """Send, and follow redirects; credentials go to the registry's own origin and nowhere else."""
         for _ in range(_MOST_REDIRECTS + 1):
             mine = {"Authorization": authorization} if authorization and _origin(url) == self._origin else {}
-            response: Response = self._oras.session.request(
+            response: Response = self._session.request(
                 method,
                 url,
                 headers={**headers, **mine},
@@ -196,7 +199,7 @@ class Client:
         asked = parse_auth_header(challenge)
         self._check_realm(asked.realm or "", bool(login))
         asked.scope = sorted({*(asked.scope or "").split(), *map(str, access)})
-        auth = self._oras.auth
+        auth = self._auth
         if login:
             auth._basic_auth = login
         elif hasattr(auth, "_basic_auth"):
@@ -214,7 +217,7 @@ class Client:
         return self._credentials[repository]
 
     def _look_up(self, repository: str) -> str:
-        auth = self._oras.auth
+        auth = self._auth
         for file, config in configs():
             auth._auth_config = config
             try:
@@ -279,6 +282,9 @@ class Client:
         session.mount("https://", adapter)
         session.headers.update({"User-Agent": "kairosbuild", "Accept-Encoding": "identity"})
         session.auth = _no_netrc
+        session.cookies.set_policy(
+            DefaultCookiePolicy(allowed_domains=[])
+        )  # some take a cookie for a browser
         if is_loopback(self.endpoint):
             session.trust_env = False  # no proxy stands between this machine and itself
 

@@ -22,7 +22,7 @@ def download(target: Target, blobs: Iterable[Blob], cas: Cas, events: Events, *,
     def one(blob: Blob, progress: Progress) -> int:
         file = folder / blob.hex
         target.get_blob(blob, file, progress=progress)
-        cas.put_file(file)
+        cas.put_file(file, known=blob)
         return blob.size
 
     try:

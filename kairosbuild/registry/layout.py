@@ -64,6 +64,12 @@ class LayoutTarget:
         with self._opened(blob.digest) as source, replacing(into) as out:
             self._check(blob, _copy(source, out, progress), "registry-lied")
 
+    def read_range(self, blob: Blob, start: int, end: int) -> bytes:
+        """Read where they are."""
+        with self._opened(blob.digest) as source:
+            source.seek(start)
+            return source.read(end - start)
+
     # -- manifests ----------------------------------------------------------------------------
 
     def head_manifest(self, version: str) -> str | None:

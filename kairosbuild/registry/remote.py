@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from kairosbuild.core.atomic import replacing
@@ -16,6 +17,7 @@ from kairosbuild.core.errors import HostError
 from kairosbuild.registry.client import Access, Client, Response, read_all, read_chunks
 from kairosbuild.registry.manifests import read_index
 from kairosbuild.registry.reference import Reference
+from kairosbuild.registry.retry import Fault
 from kairosbuild.registry.target import (
     INDEX,
     LARGEST_MANIFEST,
@@ -75,21 +77,41 @@ class RemoteTarget:
         return int(self._client.retry(upload))
 
     def get_blob(self, blob: Blob, into: Path, *, progress: Progress = silent) -> None:
-        """Streamed to a temporary name, verified, renamed."""
+        """Streamed to a temporary name, verified, renamed. What broke off goes on where it stopped."""
+        with replacing(into) as out:
+            got = _Received(out, blob.size)
+            self._client.retry(lambda: self._receive(blob, got, progress), moved=lambda: got.moved)
+            self._check(blob, got.blob)
 
-        def download() -> None:
+    def _receive(self, blob: Blob, got: _Received, progress: Progress) -> None:
+        url = self._client.url(self.reference, f"blobs/{blob.digest}")
+        headers = {"Range": f"bytes={got.moved}-"} if got.moved else {}
+        with self._client.request("GET", url, access=self._pull, ok=(200, 206), headers=headers) as reply:
+            if reply.status_code == 206:
+                self._check_range(reply, blob, got.moved)
+            else:
+                got.restart()
+                self._check_length(reply, blob.size, blob)
+            for chunk in read_chunks(reply, blob.size - got.moved + 1):
+                got.take(chunk)
+                progress(got.moved)
+
+    def read_range(self, blob: Blob, start: int, end: int) -> bytes:
+        """The bytes from `start` up to `end`; the caller verifies them. Raises HostError `registry-no-ranges`."""
+
+        def get() -> bytes:
             url = self._client.url(self.reference, f"blobs/{blob.digest}")
-            with self._client.request("GET", url, access=self._pull) as reply, replacing(into) as out:
-                self._check_length(reply, blob)
-                sha, moved = hashlib.sha256(), 0
-                for chunk in read_chunks(reply, blob.size + 1):
-                    sha.update(chunk)
-                    out.write(chunk)
-                    moved += len(chunk)
-                    progress(moved)
-                self._check(blob, Blob(f"sha256:{sha.hexdigest()}", moved))
+            headers = {"Range": f"bytes={start}-{end - 1}"}
+            with self._client.request("GET", url, access=self._pull, ok=(200, 206), headers=headers) as reply:
+                if reply.status_code == 200:
+                    raise HostError(f"{self.name}: the registry knows no ranges", reason="registry-no-ranges")
+                self._check_range(reply, blob, start)
+                data = read_all(reply, end - start)
+                if len(data) < end - start:
+                    raise Fault(f"{reply.url}: the answer ends early", reason="registry-broken-off")
+                return data
 
-        self._client.retry(download)
+        return bytes(self._client.retry(get))
 
     def _begin(self, blob: Blob, mount_from: str) -> str:
         """Where the upload goes, or "" when the blob was mounted."""
@@ -226,10 +248,15 @@ class RemoteTarget:
             what = f"{found.size} bytes (of {expected.size}), {found.digest}"
             raise self._lied(f"sends something else for {expected.digest}: {what}")
 
-    def _check_length(self, reply: Response, blob: Blob) -> None:
+    def _check_length(self, reply: Response, expected: int, blob: Blob) -> None:
         length = reply.headers.get("Content-Length")
-        if length is not None and length != str(blob.size):
-            raise self._lied(f"announces {length} bytes for {blob.digest}, which has {blob.size}")
+        if length is not None and length != str(expected):
+            raise self._lied(f"announces {length} bytes for {blob.digest}, which has {expected}")
+
+    def _check_range(self, reply: Response, blob: Blob, start: int) -> None:
+        said = reply.headers.get("Content-Range", "")
+        if not said.startswith(f"bytes {start}-"):
+            raise self._lied(f"sends {said!r} of {blob.digest}, asked for what follows byte {start}")
 
     def _check_echo(self, reply: Response, digest: str) -> None:
         echo = reply.headers.get("Docker-Content-Digest", digest)
@@ -238,6 +265,33 @@ class RemoteTarget:
 
     def _lied(self, what: str) -> HostError:
         return HostError(f"{self.name}: the registry {what}", reason="registry-lied")
+
+
+class _Received:
+    """What has come of a blob so far, over any number of connections."""
+
+    def __init__(self, out: BinaryIO, size: int) -> None:
+        self._out, self._size = out, size
+        self._sha = hashlib.sha256()
+        self.moved = 0
+
+    @property
+    def blob(self) -> Blob:
+        """What it is."""
+        return Blob(f"sha256:{self._sha.hexdigest()}", self.moved)
+
+    def take(self, chunk: bytes) -> None:
+        """More of it."""
+        self._sha.update(chunk)
+        self._out.write(chunk)
+        self.moved += len(chunk)
+
+    def restart(self) -> None:
+        """From the first byte."""
+        if self.moved:
+            self._out.seek(0)
+            self._out.truncate()
+            self._sha, self.moved = hashlib.sha256(), 0
 
 
 class _Upload:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from kairosbuild.core.errors import HostError
 
 T = TypeVar("T")
+_PROGRESS = 1 << 20  # bytes; a transfer that gets so far each time gets to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,21 @@ def retrying(
     limits: Limits,
     *,
     known: Callable[[], bool],
+    moved: Callable[[], int] = lambda: 0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Do `work` until it raises no `Fault`, at last HostError. `known`: whether the host ever answered."""
-    attempt = 0
+    """Do `work` until it raises no `Fault`, at last HostError. `known`: whether the host ever answered.
+
+    Attempts are counted anew after one that moved a good deal: `moved` tells how many bytes there are so far.
+    """
+    attempt, before = 0, 0
     while True:
         attempt += 1
         try:
             return work()
         except Fault as fault:
+            if moved() - before >= _PROGRESS:
+                attempt, before = 1, moved()
             allowed = limits.first if fault.silent and not known() else limits.attempts
             if attempt >= allowed or (fault.after or 0) > limits.longest:
                 raise _final(fault, attempt) from fault

@@ -77,6 +77,9 @@ class Target(Protocol):
     def get_blob(self, blob: Blob, into: Path, *, progress: Progress = silent) -> None:
         """Write a blob to the file `into`, which appears only when size and digest are right."""
 
+    def read_range(self, blob: Blob, start: int, end: int) -> bytes:
+        """Some bytes of a blob, unverified. Raises HostError `registry-no-ranges` where only whole ones are had."""
+
     def head_manifest(self, version: str) -> str | None:
         """The digest that this tag or digest names, or None."""
 

@@ -101,10 +101,10 @@ class Cas:
                 out._commit(blob)
         return blob
 
-    def put_file(self, path: Path) -> Blob:
+    def put_file(self, path: Path, *, known: Blob | None = None) -> Blob:
         """Store a file by moving it; nothing is left at `path`.
 
-        It is copied instead where moving cannot be safe: from another file system, when it has
+        `known` is what the caller has just found it to be, while writing it: it is not hashed again. It is copied instead where moving cannot be safe: from another file system, when it has
         another name (a hard link) or another owner who could still change it.
         """
         name = os.fspath(path)
@@ -113,7 +113,7 @@ class Cas:
             status = os.fstat(handle)
             if not self._movable(status):
                 return self._copy_and_remove(name)
-            blob = hash_handle(handle, status)
+            blob = known if known and known.size == status.st_size else hash_handle(handle, status)
             if self._again(blob):
                 os.unlink(name)
                 return blob

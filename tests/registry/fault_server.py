@@ -39,6 +39,7 @@ class Seen:
     path: str
     authorization: str
     length: int
+    range: str = ""
 
 
 class FaultServer:
@@ -54,6 +55,7 @@ class FaultServer:
         self.login = login
         self.expired: set[str] = set()
         self.realm = ""
+        self.ranges = True
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.host = f"127.0.0.1:{self._server.server_port}"
@@ -96,7 +98,9 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
             self.scopes = tuple(parse_qs(url.query).get("scope", ()))
             length = int(self.headers.get("Content-Length") or 0)
             authorization = self.headers.get("Authorization", "")
-            state.seen.append(Seen(self.command, self.path, authorization, length))
+            state.seen.append(
+                Seen(self.command, self.path, authorization, length, self.headers.get("Range", ""))
+            )
             line = f"{self.command} {self.path}"
             self.fault = next((f for f in state.faults if f.takes(line)), None)
             if self.fault and self.fault.reset:
@@ -195,11 +199,18 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
                 self.answer(404, b'{"errors":[{"code":"BLOB_UNKNOWN","message":"not here"}]}')
                 return
             digest = of_bytes(data).digest
-            self.answer(200, data, {"Content-Type": media_type, "Docker-Content-Digest": digest})
+            headers = {"Content-Type": media_type, "Docker-Content-Digest": digest}
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if asked and state.ranges:
+                start, end = int(asked[1]), int(asked[2] or len(data) - 1) + 1
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+                self.answer(206, data[start:end], headers)
+            else:
+                self.answer(200, data, headers)
 
         def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             fault = self.fault or Fault("")
-            if fault.change and status == 200:
+            if fault.change and status in (200, 206):
                 body = fault.change(body)
             if fault.body is not None:
                 body = fault.body

@@ -82,6 +82,46 @@ def test_what_breaks_off_is_fetched_again(faults: FaultServer, tmp_path: Path, h
     assert faults.count("GET") == 3
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_what_broke_off_goes_on_where_it_stopped(faults: FaultServer, tmp_path: Path, ranges: bool) -> None:
+    holding(faults)
+    faults.ranges = ranges
+    faults.fault("GET .*/blobs/", cut=70_000)
+    faults.fault("GET .*/blobs/", cut=30_000)
+    seen: list[int] = []
+    remote(faults).get_blob(BLOB, tmp_path / "x", progress=seen.append)
+    assert (tmp_path / "x").read_bytes() == DATA and seen[-1] == BLOB.size
+    asked = [s.range for s in faults.seen if "/blobs/" in s.path]
+    assert asked == (
+        ["", "bytes=70000-", "bytes=100000-"] if ranges else ["", "bytes=70000-", "bytes=30000-"]
+    )
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"headers": {"Content-Range": "bytes 0-9/110000"}},
+        {"headers": {"Content-Range": ""}},
+        {"change": lambda data: b"X" + data[1:]},
+        {"change": lambda data: data + b"X"},
+    ],
+)
+def test_a_wrong_range_is_refused(faults: FaultServer, tmp_path: Path, how: dict) -> None:
+    holding(faults)
+    faults.fault("GET .*/blobs/", cut=70_000)
+    faults.fault("GET .*/blobs/", times=9, **how)
+    refused("registry-lied", remote(faults).get_blob, BLOB, tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_transfer_that_gets_on_is_not_given_up(faults: FaultServer, tmp_path: Path) -> None:
+    data = bytes(10 << 20)
+    faults.blobs["a/b", of_bytes(data).digest] = data
+    faults.fault("GET .*/blobs/", times=7, cut=(1 << 20) + 1)
+    remote(faults).get_blob(of_bytes(data), tmp_path / "x")
+    assert faults.count("GET") == 8
+
+
 def test_what_always_breaks_off_ends(faults: FaultServer, tmp_path: Path) -> None:
     holding(faults)
     faults.fault("GET .*/blobs/", times=99, cut=5000)
