@@ -58,6 +58,9 @@ TRACE = flag("--trace", help="write a Chrome trace (chrome://tracing, Perfetto) 
 PLAIN_HTTP = flag("--plain-http", help="talk HTTP to a registry that is not on loopback", action="store_true")
 
 REFERENCE = flag("reference", help="a registry reference, or oci:DIR:TAG for a layout on disk", metavar="REF")
+RECIPE_OR_REF = flag(
+    "recipe", help="a recipe file, a registry reference, or oci:DIR:TAG", metavar="RECIPE|REF"
+)
 KEY = flag(
     "--key",
     help="a key: a file (PEM, cosign's), env://NAME, or pkcs11:token=…;object=…",
@@ -80,6 +83,8 @@ CACHE_TRUST = flag(
     action="append", default=[], metavar="KEY",
 )  # fmt: skip
 
+SIGN = flag("--sign", help="sign what is published with this key instead of the recipe's", metavar="KEY")
+
 SHARING = (CACHE_FROM, CACHE_TO, CACHE_SIGN, CACHE_TRUST, PLAIN_HTTP)
 INPUT = (RECIPE, SET, CACHE, LOCKED, OFFLINE, MIRROR, *SHARING)
 BUILDING = (JOBS, KEEP_GOING, PROGRESS, EVENTS, TRACE)
@@ -95,6 +100,7 @@ VERBS = (
             *BUILDING,
             JSON,
             flag("--push", help="publish to this registry reference instead of the recipe's", metavar="REF"),
+            SIGN,
             flag("--no-publish", help="build only", action="store_true"),
             flag(
                 "-o",
@@ -183,6 +189,7 @@ VERBS = (
             *INPUT[1:],
             *BUILDING,
             JSON,
+            SIGN,
         ),
         ("kbuild push recipes/debian.yaml localhost:5000/os/debian",),
     ),
@@ -234,6 +241,31 @@ VERBS = (
             "kbuild attest localhost:5000/os/debian:latest --key cosign.key \\\n"
             "      --type https://example.com/review/v1 --predicate review.json",
         ),
+    ),
+    Verb(
+        "sbom",
+        "the inventory (SBOM) of what a recipe builds, or of what is published",
+        (
+            RECIPE_OR_REF,
+            NODES,
+            *INPUT[1:],
+            JOBS,
+            PROGRESS,
+            flag(
+                "--format",
+                help="spdx (2.3) or cyclonedx (1.6)",
+                default="spdx",
+                choices=("spdx", "cyclonedx"),
+            ),
+            JSON,
+        ),
+        ("kbuild sbom recipes/debian.yaml", "kbuild sbom localhost:5000/os/debian:latest --format cyclonedx"),
+    ),
+    Verb(
+        "provenance",
+        "what a node was made from (SLSA provenance), of a recipe or as it was published",
+        (RECIPE_OR_REF, NODES, *INPUT[1:], JOBS, PROGRESS, JSON),
+        ("kbuild provenance recipes/debian.yaml disk", "kbuild provenance localhost:5000/os/debian:latest"),
     ),
     Verb(
         "boot",

@@ -28,13 +28,29 @@ def publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str) 
 
     tags = outcome.publish.tags
     wanted = {name: {k: b.digest for k, b in outcome.outputs(name).items()} for name in targets}
-    asked = json.dumps([where, list(tags), wanted, outcome.platform], sort_keys=True)
+    asked = json.dumps(
+        [where, list(tags), wanted, outcome.platform, _proof_of(parts, outcome)], sort_keys=True
+    )
     note = Path(parts.store_root(), "published", sha256(asked.encode()).hexdigest()[:40])
     if known := _still_there(note, where, parts):
         return [{**row, "uploaded": 0, "skipped": True} for row in known]
     rows = _publish(parts, outcome, targets, where)
     write_bytes(note, json.dumps(rows).encode())
     return rows
+
+
+def manifest_of(parts: Parts, outcome: Outcome, node: str) -> str:
+    """The digest that a node is published as; an artifact's image is that of the recipe's own publication."""
+    from kairosbuild.cli.transport import transport
+    from kairosbuild.registry.documents import Sources
+    from kairosbuild.registry.publish import packages
+
+    names = dict.fromkeys((*outcome.publish.targets, node))
+    items = [_item(outcome, name) for name in names if outcome.has(name)]
+    parts.bring([item.document for item in items])
+    sources = Sources(parts.store.cas, lambda blob: parts.bring([blob]))
+    made = packages(items, sources, transport(parts))
+    return next(one.manifest.blob.digest for one in made if one.name == node)
 
 
 def destination(parts: Parts, outcome: Outcome) -> str:
@@ -67,8 +83,29 @@ def _publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str)
     done = publish(
         target, items, tags, cas=parts.store.cas, transport=made, events=parts.events,
         origin=lambda _: origin, bring=lambda blob: parts.bring([blob]),
+        attachments=_attachments(parts, outcome),
     )  # fmt: skip
     return [asdict(one) for one in done]
+
+
+def _attachments(parts: Parts, outcome: Outcome) -> Any:
+    """What is said about each package, None when nothing is."""
+    from kairosbuild.cli import proofs
+
+    key, publish = proofs.key_of(parts, outcome), outcome.publish
+    if not (key or publish.sbom or publish.provenance):
+        return None
+    return proofs.Proofs(parts, outcome).attachments(publish, key)
+
+
+def _proof_of(parts: Parts, outcome: Outcome) -> list[Any]:
+    """What decides how a publication is proven, as far as the outputs do not."""
+    publish = outcome.publish
+    if not publish.provenance:
+        return [publish.sbom, getattr(parts.arguments, "sign", None) or publish.sign]
+    from kairosbuild.cli import proofs
+
+    return [publish.sbom, proofs.key_of(parts, outcome), *proofs.inputs(parts)]
 
 
 def _item(outcome: Outcome, name: str) -> Any:
@@ -95,4 +132,5 @@ def _still_there(note: Any, where: str, parts: Parts) -> list[dict[str, Any]]:
         return []
     target, _ = parts.registries.open(where)
     tags = [(reference.rpartition(":")[2], row["digest"]) for row in rows for reference in row["references"]]
-    return rows if all(target.head_manifest(tag) == digest for tag, digest in tags) else []
+    last = [(digest, digest) for row in rows for digest in row["referrers"][-1:]]  # attached after all others
+    return rows if all(target.head_manifest(name) == digest for name, digest in (*tags, *last)) else []

@@ -145,12 +145,12 @@ class Outcome:
         from kairosbuild.core.errors import Origin
         from kairosbuild.recipe.declaration import Publish, PublishedCell
 
-        targets, to, tags, requires, origin, cells = self._head["publish"]
+        targets, to, tags, requires, origin, cells, sbom, *proof = self._head["publish"]
         place = Origin(*origin) if origin else None
         made = {
             name: PublishedCell(cell[0], cell[1], cell[2], tuple(cell[3])) for name, cell in cells.items()
         }
-        return Publish(tuple(targets), to, tuple(tags), tuple(requires), place, made)
+        return Publish(tuple(targets), to, tuple(tags), tuple(requires), place, made, tuple(sbom), *proof)
 
     def names(self) -> tuple[str, ...]:
         """Every node there is, tools trees included, in build order."""

@@ -11,10 +11,12 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kairosbuild.core import canonical
-from kairosbuild.keys.keys import PublicKey, Signer
+
+if TYPE_CHECKING:
+    from kairosbuild.keys.keys import PublicKey, Signer
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 STATEMENTS = (STATEMENT, "https://in-toto.io/Statement/v0.1")  # cosign still writes the older one

@@ -47,6 +47,9 @@ class Publish:
     requires: tuple[str, ...] = ()
     origin: Origin | None = field(default=None, compare=False)
     cells: Mapping[str, PublishedCell] = field(default_factory=dict)  # by target; empty without a matrix
+    sbom: tuple[str, ...] = ("spdx",)
+    provenance: bool = True
+    sign: str = ""
 
     def gates(self, targets: Iterable[str]) -> tuple[str, ...]:
         """What must have passed before these targets are published, each once."""

@@ -19,7 +19,7 @@ from kairosbuild.core.errors import InputError, KbuildError, Origin, nearest, ra
 from kairosbuild.recipe import cells, checks, matrix, variables
 from kairosbuild.recipe.compose import Composed, compose
 from kairosbuild.recipe.declaration import Declaration, Publish, PublishedCell, Recipe
-from kairosbuild.recipe.fields import choice, duration, infos, integer, record, refs, size, text, texts
+from kairosbuild.recipe.fields import choice, duration, flag, infos, integer, record, refs, size, text, texts
 from kairosbuild.recipe.located import Fields, Located, Text, describe
 from kairosbuild.recipe.matrix import Cell
 from kairosbuild.recipe.typed import Reader, Typed
@@ -56,6 +56,15 @@ class PublishSpec:
     )
     tags: tuple[str, ...] = texts("Tags that name it there.", ("latest",), least=1, pattern=TAG)
     requires: tuple[str, ...] = refs("Nodes that must have succeeded first, such as tests.", ())
+    sbom: tuple[str, ...] = texts(
+        "Inventories to attach: `spdx`, `cyclonedx`.", ("spdx",), pattern="spdx|cyclonedx"
+    )
+    provenance: bool = flag("Attach SLSA provenance, the lock and the verdicts of tests.", True)
+    sign: str = text(
+        "The key to sign with: a file of the workspace, `env://NAME` or `pkcs11:…`.",
+        "",
+        example="env://RELEASE_KEY",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +318,9 @@ class _Loading:
             tuple(each for name in requires for each in expansion.names(name)),
             Origin(at.file, at.line, at.column),
             found,
+            tuple(values["sbom"]),
+            values["provenance"],
+            values["sign"],
         )
 
     def _note(self, message: str, reason: str, at: Located, hint: str) -> None:

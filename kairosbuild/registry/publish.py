@@ -7,7 +7,7 @@ since it is set after everything it leads to has been acknowledged.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import HostError, InputError
@@ -21,6 +21,7 @@ from kairosbuild.registry.documents import (
     image_package,
 )
 from kairosbuild.registry.reference import is_tag
+from kairosbuild.registry.referrers import Referrer, attach
 from kairosbuild.registry.target import Manifest, OpenStream, Progress, Target
 from kairosbuild.registry.transfers import JOBS, in_parallel, move
 from kairosbuild.store.cas import Cas
@@ -36,6 +37,11 @@ class Published:
     size: int
     uploaded: int
     skipped: bool
+    referrers: tuple[str, ...] = ()  # digests of what was attached
+
+
+Attachments = Callable[[Target, Package], Sequence[Referrer]]
+"""What is said about a package that is there by its digest now; whoever gives this may sign it meanwhile."""
 
 
 def publish(
@@ -49,27 +55,34 @@ def publish(
     origin: Callable[[str], str] = lambda _: "",
     bring: Callable[[Blob], None] = lambda _: None,
     jobs: int = JOBS,
+    attachments: Attachments | None = None,
 ) -> tuple[Published, ...]:
     """Publish these nodes under these tags: the image as TAG, every other as TAG-NODE.
+
+    What `attachments` gives for a package is attached before its tags, so that whoever follows a tag finds
+    it signed.
 
     `transport` gives a layer's compressed form; `origin` tells which repository of the same registry may
     have a blob of this digest, so that it is mounted rather than sent. `bring` is called before a blob is read
     that may be elsewhere (in a shared cache). Raises InputError
     (`bad-tag`), HostError (`registry-…`, `blob-corrupt`).
     """
-    packages = _packages(items, Sources(cas, bring), transport)
-    named = _names(packages, items, tags)
+    made = packages(items, Sources(cas, bring), transport)
+    named = _names(made, items, tags)
     with target.writing():
         wanted = {tag: p.manifest for tag, p in named.items()}
         stale = [tag for tag, manifest in wanted.items() if target.head_manifest(tag) != manifest.blob.digest]
-        fresh = [p for p in packages if any(named[tag] is p for tag in stale)]
+        fresh = [p for p in made if any(named[tag] is p for tag in stale)]
         sent = _send(target, fresh, cas=cas, events=events, origin=origin, jobs=jobs)
+        said = {p.name: attach(target, p.manifest, attachments(target, p)) for p in made if attachments}
         if stale:
             target.tag({tag: wanted[tag] for tag in stale})
-    return tuple(_published(target, p, named, sent, fresh) for p in packages)
+    done = (_published(target, p, named, sent, fresh) for p in made)
+    return tuple(replace(one, referrers=said.get(one.name, ())) for one in done)
 
 
-def _packages(items: Sequence[Item], sources: Sources, transport: Transport) -> list[Package]:
+def packages(items: Sequence[Item], sources: Sources, transport: Transport) -> list[Package]:
+    """The manifests of these nodes, an artifact's about its image."""
     images = {i.name: image_package(i, sources, transport) for i in items if i.kind == "image"}
     return [
         images.get(item.name) or artifact_package(item, sources, _subject(item, images)) for item in items

@@ -71,16 +71,27 @@ def tag_of(digest: str, word: str = "") -> str:
 
 
 def attach(target: Target, subject: Manifest, referrers: Sequence[Referrer]) -> tuple[str, ...]:
-    """Store these and have the target list them; their digests. Held in `target.writing()` by the caller."""
+    """Store these and have the target list them; their digests. Held in `target.writing()` by the caller.
+
+    What is listed already is left alone: attaching again is one question.
+    """
     packages = [one.about(subject.descriptor()) for one in referrers]
-    for package in packages:
+    digest = subject.blob.digest
+    there = _known(target, digest) if packages else frozenset()
+    fresh = [package for package in packages if package.manifest.blob.digest not in there]
+    for package in fresh:
         put(target, package)
-    untracked = [p for p in packages if not target.put_manifest(p.manifest)]
+    untracked = [package for package in fresh if not target.put_manifest(package.manifest)]
     if untracked:
-        digest = subject.blob.digest
-        target.tag({tag_of(digest, p.name): p.manifest for p in untracked})
-        _merge(target, digest, [_descriptor(p.manifest) for p in untracked])
-    return tuple(p.manifest.blob.digest for p in packages)
+        target.tag({tag_of(digest, package.name): package.manifest for package in untracked})
+        _merge(target, digest, [_descriptor(package.manifest) for package in untracked])
+    return tuple(package.manifest.blob.digest for package in packages)
+
+
+def _known(target: Target, digest: str) -> frozenset[str]:
+    """The digests that the target lists as referrers of this one."""
+    listing = target.referrers(digest)
+    return frozenset(one.blob.digest for one in (_fallback(target, digest) if listing is None else listing))
 
 
 def put(target: Target, package: Package) -> None:

@@ -6,9 +6,9 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from debian_registry import started
 from peers import peer
 from proof_samples import new_key, pem
-from registry.debian_registry import started
 
 from kairosbuild.registry.registries import Registries
 from kairosbuild.registry.target import Target
