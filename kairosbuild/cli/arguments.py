@@ -177,8 +177,17 @@ VERBS = (
                 nargs="*",
                 metavar="NODE",
             ),
+            flag(
+                "--diff",
+                help="only tell what resolving anew (--update, or all) would change",
+                action="store_true",
+            ),
         ),
-        ("kbuild lock recipes/debian.yaml", "kbuild lock recipes/debian.yaml --update kernel"),
+        (
+            "kbuild lock recipes/debian.yaml",
+            "kbuild lock recipes/debian.yaml --update kernel",
+            "kbuild lock recipes/debian.yaml --diff",
+        ),
     ),
     Verb(
         "push",

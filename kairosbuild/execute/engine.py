@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kairosbuild.core.digest import Blob
     from kairosbuild.execute.dispatcher import Fetch
     from kairosbuild.execute.executor import Executor
-    from kairosbuild.execute.lock import Fetcher
+    from kairosbuild.execute.lock import Fetcher, Relocked
     from kairosbuild.execute.plan import Planned
     from kairosbuild.execute.results import Results
     from kairosbuild.execute.session import Session
@@ -207,10 +207,15 @@ def edges_of(request: Request, wiring: Wiring, events: Events) -> Mapping[str, t
 
 
 def lock(
-    request: Request, wiring: Wiring, events: Events, update: Sequence[str] | None = None
-) -> tuple[str, ...]:
-    """Resolve what is not resolved, `update` (all, if it is empty) anew; the names of what was resolved."""
-    return _session(request, wiring, events).lock(update)
+    request: Request,
+    wiring: Wiring,
+    events: Events,
+    update: Sequence[str] | None = None,
+    *,
+    write: bool = True,
+) -> Relocked:
+    """Resolve what is not resolved, `update` (all, if it is empty) anew, and write the lock file if so told."""
+    return _session(request, wiring, events).lock(update, write=write)
 
 
 def tools(request: Request, wiring: Wiring, events: Events, purpose: str) -> Blob:

@@ -21,10 +21,12 @@ from kairosbuild.execute.derive import derive
 from kairosbuild.execute.executor import Executor
 from kairosbuild.execute.nodes import TOOLS, Node
 from kairosbuild.execute.results import Results
+from kairosbuild.execute.selection import bare
 from kairosbuild.execute.task import remove_tree
 from kairosbuild.graph.action import Action, ActionResult
 from kairosbuild.graph.node import Locked, Locker, Material, Outputs
-from kairosbuild.recipe.lockfile import LockEntry, LockFile, Pin
+from kairosbuild.recipe.declaration import Recipe
+from kairosbuild.recipe.lockfile import LockEntry, LockFile, Pin, of_slot, slot
 from kairosbuild.store.store import Store
 
 FORMAT = 1
@@ -50,11 +52,12 @@ class Means:
     cancel: threading.Event
     platform: str
     epoch: int
+    given: Mapping[str, str] = field(default_factory=dict)  # what --set changed for all nodes
 
 
 @dataclass
 class LockPhase:
-    """Locks nodes one after the other. `entries` are what the lock file said and, in the end, shall say.
+    """Locks nodes one after the other. `entries`, by slot, are what the lock file said and, in the end, shall say.
 
     `update` names nodes to resolve anew; `frozen` makes a missing or stale entry an InputError
     (`lock-missing`, `lock-stale`) whose hint is `command`.
@@ -67,6 +70,8 @@ class LockPhase:
     update: Collection[str] = ()
     command: str = "kbuild lock"
     resolved: list[str] = field(default_factory=list)
+    slots: dict[str, str] = field(default_factory=dict)
+    """Name → slot of the nodes that were locked."""
     _stamps: dict[str, str] = field(default_factory=dict)
 
     def run(self, nodes: Iterable[Node]) -> None:
@@ -83,7 +88,8 @@ class LockPhase:
 
     def lock(self, node: Node) -> None:
         """Set `locked` of one node."""
-        entry = self.entries.get(node.name)
+        slot = self._slot(node)
+        entry = self.entries.get(slot)
         wanted = node.name in self.update
         if entry and not wanted and entry.checksum == self.checksum(node):
             materials = tuple(Material(pin.uri, pin.digest, pin.size) for pin in entry.materials)
@@ -94,11 +100,21 @@ class LockPhase:
         node.locked = self._resolve(node)
         if node.locked.data or node.locked.materials:
             pins = tuple(Pin(m.uri, m.digest, m.size) for m in node.locked.materials)
-            self.entries[node.name] = LockEntry(self.checksum(node), node.locked.data, pins)
+            self.entries[slot] = LockEntry(self.checksum(node), node.locked.data, pins)
             self.resolved.append(node.name)
         elif entry:
-            del self.entries[node.name]
+            del self.entries[slot]
             self.resolved.append(node.name)
+
+    @property
+    def touched(self) -> list[str]:
+        """The slots of what was resolved."""
+        return [self.slots[name] for name in self.resolved]
+
+    def _slot(self, node: Node) -> str:
+        given = self.means.given if node.name.startswith(TOOLS) else node.declaration.given
+        self.slots[node.name] = slot(node.name, given)
+        return self.slots[node.name]
 
     def checksum(self, node: Node) -> str:
         """What a node's lock depends on."""
@@ -144,6 +160,15 @@ class LockPhase:
         return InputError(
             f"{node.name} {what}", reason=reason, hint=f"run: {self.command}", origin=node.declaration.origin
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Relocked:
+    """What came of locking: the nodes that were resolved, and the lock before and after."""
+
+    resolved: tuple[str, ...]
+    before: LockFile
+    after: LockFile
 
 
 class NodeLocker:
@@ -232,7 +257,7 @@ _: type[Locker] = NodeLocker
 
 
 def entries_of(file: LockFile) -> dict[str, LockEntry]:
-    """A lock file's entries by the names of nodes, tools trees among them."""
+    """A lock file's entries by the slots of nodes, tools trees among them."""
     return {**file.nodes, **{TOOLS + purpose: entry for purpose, entry in file.toolchain.items()}}
 
 
@@ -242,3 +267,19 @@ def file_of(entries: Mapping[str, LockEntry]) -> LockFile:
         {name: entry for name, entry in entries.items() if not name.startswith(TOOLS)},
         {name[len(TOOLS) :]: entry for name, entry in entries.items() if name.startswith(TOOLS)},
     )
+
+
+def outdated(slots: Iterable[str], recipe: Recipe, there: Collection[str], whole: bool) -> set[str]:
+    """The slots that no run of this recipe reads any more.
+
+    `there` are the nodes of this run; `whole` tells that these are all that there are when nothing is set.
+    """
+    found = set()
+    for each in slots:
+        name, variables = of_slot(each)
+        if name.startswith(TOOLS):
+            continue
+        gone = name not in there if whole and not variables else bare(name) not in recipe.names
+        if gone or not variables <= recipe.settable:
+            found.add(each)
+    return found

@@ -24,11 +24,13 @@ from kairosbuild.execute.selection import chosen, only
 from kairosbuild.execute.task import Bench
 from kairosbuild.graph.graph import Graph
 from kairosbuild.graph.node import Material
+from kairosbuild.recipe import lockfile
 from kairosbuild.recipe.declaration import Declaration, Recipe
 
 if TYPE_CHECKING:
-    from kairosbuild.execute.lock import LockPhase
+    from kairosbuild.execute.lock import LockPhase, Relocked
     from kairosbuild.execute.plan import Planned
+    from kairosbuild.recipe.lockfile import LockFile
 
 
 class Session:
@@ -84,15 +86,18 @@ class Session:
         """See `engine.edges_of`."""
         return {node.name: node.needs for node in self._declared}
 
-    def lock(self, update: Sequence[str] | None) -> tuple[str, ...]:
+    def lock(self, update: Sequence[str] | None, *, write: bool = True) -> Relocked:
         """See `engine.lock`."""
+        from kairosbuild.execute.lock import Relocked, file_of
+
         names = {node.name for node in self._declared}
         wanted = () if update is None else chosen(update, names) or names
         phase = self._phase(work := self._fresh, update=wanted)
+        before = file_of(phase.entries)
         with self._store.lease(), self._interruptible():
             phase.run(work.nodes[i] for i in range(len(work.graph.names)))
-        self._keep_lock(phase, names)
-        return tuple(phase.resolved)
+        after = self._keep_lock(phase, names, write=write)
+        return Relocked(tuple(phase.resolved), before, after)
 
     def tools(self, purpose: str) -> Blob:
         """See `engine.tools`."""
@@ -193,7 +198,17 @@ class Session:
             phase.run(work.nodes[i] for i in closure)
         self._unlocked = set(range(len(work.graph.names))) - set(closure)
         if phase.resolved:
+            first = not self._lock_path.exists()
             self._keep_lock(phase, None if self._unlocked else set(work.graph.names))
+            self._tell_lock(phase, first)
+
+    def _tell_lock(self, phase: LockPhase, first: bool) -> None:
+        what = ", ".join(phase.resolved)
+        if first:
+            message = f"no lock yet: resolved {what} into {self._lock_path.name}; keep it with the recipe"
+        else:
+            message = f"{self._lock_path.name}: resolved {what}, which was not in it as it is now"
+        self._events.emit("note", message=message)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -207,7 +222,6 @@ class Session:
 
     def _phase(self, work: Work, *, frozen: bool = False, update: Collection[str] = ()) -> LockPhase:
         from kairosbuild.execute.lock import LockPhase, Means, entries_of
-        from kairosbuild.recipe import lockfile
 
         name = self._request.recipe
         file = lockfile.read(self._lock_path, recipe=name)
@@ -221,24 +235,34 @@ class Session:
             self._cancel,
             work.platform,
             work.epoch,
+            self._recipe.given,
         )
         self._locking = LockPhase(
-            means, work.named, entries_of(file), frozen=frozen, update=update, command=f"kbuild lock {name}"
+            means, work.named, entries_of(file), frozen=frozen, update=update, command=self._lock_command()
         )
         return self._locking
 
-    def _keep_lock(self, phase: LockPhase, names: Collection[str] | None) -> None:
-        """Write the lock file. With `names`, which are all nodes there are, entries of others are dropped."""
-        from kairosbuild.execute.lock import file_of
-        from kairosbuild.recipe import lockfile
+    def _lock_command(self) -> str:
+        """What a person types to lock just this."""
+        return lockfile.slot(f"kbuild lock {self._request.recipe}", self._request.vars)
 
-        kept = {
-            name: entry
-            for name, entry in phase.entries.items()
-            if names is None or name in names or name.startswith(TOOLS)
-        }
-        lockfile.write(self._lock_path, file_of(kept))
-        self._inputs.wrote(str(self._lock_path))
+    def _keep_lock(self, phase: LockPhase, names: Collection[str] | None, *, write: bool = True) -> LockFile:
+        """Write the lock file. With `names`, which are all nodes there are, entries of others are dropped."""
+        from kairosbuild.execute.lock import entries_of, file_of, outdated
+
+        kept = dict(phase.entries)
+        if write:  # another run may have locked other nodes meanwhile
+            kept |= entries_of(lockfile.read(self._lock_path))
+            kept |= {slot: phase.entries[slot] for slot in phase.touched if slot in phase.entries}
+        there = names if names is not None else phase.slots.keys()
+        whole = names is not None and not self._request.vars
+        dropped = outdated(kept, self._recipe, there, whole) if names is not None else set()
+        dropped |= {slot for slot in phase.slots.values() if slot not in phase.entries}
+        found = file_of({slot: entry for slot, entry in kept.items() if slot not in dropped})
+        if write:
+            lockfile.write(self._lock_path, found)
+            self._inputs.wrote(str(self._lock_path))
+        return found
 
     def _file(self, uri: str, *, digest: str | None = None, size: int | None = None) -> Path:
         found: Path = self._files(uri, digest=digest, size=size)

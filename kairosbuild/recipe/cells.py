@@ -7,9 +7,9 @@ on more axes, so it may be built more often than it is read; the declarations th
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from kairosbuild.core.errors import InputError, KbuildError
 from kairosbuild.recipe.checks import Node
@@ -30,6 +30,7 @@ class Raw:
     kind: str
     key: Text
     axes: frozenset[str] = frozenset()
+    given: Mapping[str, str] = field(default_factory=dict)  # what --set changed that its text depends on
     typed: dict[CellKey, Typed | None] = field(default_factory=dict)
 
     def of(self, cell: Cell) -> Typed | None:
@@ -52,7 +53,9 @@ class Expansion:
 
     def __init__(self, raws: Sequence[Raw], matrix: Matrix, kinds: Mapping[str, Any]) -> None:
         self._raws, self._matrix, self._kinds = raws, matrix, kinds
-        self._axes = _axes(raws)
+        users = _users(raws) if any(raw.axes or raw.given for raw in raws) else {}
+        self._axes = _spread({raw.name: raw.axes for raw in raws}, users)
+        self._given = _spread({raw.name: frozenset(raw.given.items()) for raw in raws}, users)
         self.problems: list[KbuildError] = []
         self.cells: dict[str, list[Cell]] = {}
         """The cells that each node is in, by its own name."""
@@ -81,7 +84,8 @@ class Expansion:
         spec: Mapping[str, Any] = typed.spec
         if len(self._there) < len(self._raws) or self._matrix.axes:
             refs, spec = self._resolved(raw, typed, cell)
-        made = Declaration(name, raw.kind, spec, refs, typed.sources, typed.hints, raw.key.origin)
+        given = dict(self._given.get(raw.name, ()))
+        made = Declaration(name, raw.kind, spec, refs, typed.sources, typed.hints, raw.key.origin, given)
         return Node(made, typed, kind, raw.key)
 
     def _resolved(self, raw: Raw, typed: Typed, cell: Cell) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -114,21 +118,31 @@ class Expansion:
         )
 
 
-def _axes(raws: Sequence[Raw]) -> dict[str, frozenset[str]]:
-    """The axes each node depends on: its own, and those of all that it names, near and far."""
-    found = {raw.name: raw.axes for raw in raws}
-    needed_by: dict[str, set[str]] = {}
-    todo = [raw.name for raw in raws if raw.axes]
-    if not todo:
-        return {}
+def _users(raws: Sequence[Raw]) -> dict[str, set[str]]:
+    """The nodes that name each node."""
+    found: dict[str, set[str]] = {}
     for raw in raws:
         for typed in raw.readings:
             for names in typed.refs.values():
                 for name in names:
-                    needed_by.setdefault(name, set()).add(raw.name)
+                    found.setdefault(name, set()).add(raw.name)
+    return found
+
+
+ItemT = TypeVar("ItemT")
+
+
+def _spread(
+    own: Mapping[str, frozenset[ItemT]], users: Mapping[str, Collection[str]]
+) -> dict[str, frozenset[ItemT]]:
+    """What each node has of its own and by way of all that it names, near and far."""
+    todo = [name for name, items in own.items() if items]
+    if not todo:
+        return {}
+    found = dict(own)
     while todo:
         name = todo.pop()
-        for user in needed_by.get(name, ()):
+        for user in users.get(name, ()):
             if not found[name] <= found[user]:
                 found[user] |= found[name]
                 todo.append(user)

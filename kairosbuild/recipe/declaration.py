@@ -26,6 +26,8 @@ class Declaration:
     sources: Mapping[str, str] = field(default_factory=dict)
     hints: Mapping[str, Any] = field(default_factory=dict, compare=False)
     origin: Origin | None = field(default=None, compare=False)
+    given: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What `--set` changed that this node, or one that it names, depends on."""
 
 
 class PublishedCell(NamedTuple):
@@ -72,3 +74,9 @@ class Recipe:
     platform: str  # "linux/amd64"
     files: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     """Included files: absolute path, and sha256 of what was read."""
+    given: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What `--set` changed that every node depends on: by way of platform or epoch."""
+    names: frozenset[str] = field(default=frozenset(), compare=False)
+    """The nodes as written, those that a `when` leaves out among them, without cells."""
+    settable: frozenset[str] = field(default=frozenset(), compare=False)
+    """The variables that `--set` may name."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,14 +159,31 @@ class _Loading:
         self.given = {name: value for name, value in given.items() if name not in self.matrix.names}
         self.reader = self._reader({})
         self.values = self.reader.variables.all(problems)
+        self.changed = self._changed()
+        self.given_to_all = self._given_to(self.root.fields.get(name) for name in ("platform", "epoch"))
         self.raws: list[cells.Raw] = []
 
     def _reader(self, cell: Cell) -> Reader:
         """A reader for what depends on these axes; all others differ between the cells it is for."""
         known = {**self.known, **self.matrix.declared(cell)}
-        others = (name for name in known if self.matrix.axes)
-        varying = {name for name in others if not self.dependence.of_variables([name]) <= cell.keys()}
+        varying = self.dependence.varying(known, cell)
         return Reader(variables.Variables(known, self.given, varying), self.problems)
+
+    def _changed(self) -> dict[str, str]:
+        """What `--set` gives that is not what the recipe says anyway."""
+        plain: dict[str, str] = {}
+        if self.given:
+            varying = self.dependence.varying(self.known)
+            plain = variables.Variables(self.known, {}, varying).all([])
+        return {name: value for name, value in self.given.items() if plain.get(name) != value}
+
+    def _given_to(self, texts: Iterable[Located | None], names: Iterable[str] = ()) -> dict[str, str]:
+        """What `--set` changed of the variables that these texts depend on, or these names."""
+        if not self.changed:
+            return {}
+        used = {*names, *(name for text in texts if text is not None for name in variables.names_in(text))}
+        used = self.dependence.variables(used)
+        return {name: value for name, value in self.changed.items() if name in used}
 
     def recipe(self) -> Recipe:
         top = self._top()
@@ -241,6 +258,7 @@ class _Loading:
         when = self._when(raw.name, node.fields.get("when"))
         if self.matrix.axes:
             raw.axes = frozenset(self.dependence.of(node) | self.dependence.of_variables(when))
+        raw.given = {**self.given_to_all, **self._given_to([node], when)}
         for cell in self.matrix.projected(raw.axes) if raw.axes else ({},):
             reader = self._reader_of(cell)
             there = self._holds(reader, when)
@@ -301,6 +319,9 @@ class _Loading:
             epoch=top.spec["epoch"],
             platform=top.spec["platform"],
             files=self.composed.files,
+            given=self.given_to_all,
+            names=frozenset(self._entries_named()),
+            settable=frozenset(self.known) - self.matrix.names,
         )
 
     def _publish(self, top: Typed, expansion: cells.Expansion, nodes: list[checks.Node]) -> Publish:

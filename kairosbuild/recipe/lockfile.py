@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,13 +45,32 @@ class LockEntry:
 
 @dataclass(frozen=True, slots=True)
 class LockFile:
-    """A whole lock: nodes by name, tools trees by purpose."""
+    """A whole lock: nodes by name, tools trees by purpose (see `slot`)."""
 
     nodes: Mapping[str, LockEntry] = field(default_factory=dict)
     toolchain: Mapping[str, LockEntry] = field(default_factory=dict)
 
 
 EMPTY = LockFile()
+_SET = " --set "
+
+
+def slot(name: str, given: Mapping[str, str]) -> str:
+    """What the entry of a node is called: its name and what `--set` changed of what it depends on.
+
+    So one lock serves every set of values, and no two of them displace each other.
+    """
+    return name + "".join(f"{_SET}{shlex.quote(f'{key}={value}')}" for key, value in sorted(given.items()))
+
+
+def of_slot(text: str) -> tuple[str, frozenset[str]]:
+    """The node's name, and the variables that were set."""
+    name, _, rest = text.partition(_SET)
+    try:
+        words = shlex.split(rest)
+    except ValueError:  # somebody's hand
+        words = [rest]
+    return name, frozenset(word.partition("=")[0] for word in words if word != "--set")
 
 
 def path_for(recipe: Path) -> Path:

@@ -283,8 +283,8 @@ class Dependence:
                     texts.setdefault(name, []).append(text)
         self._uses = {name: set().union(*map(names_in, found)) for name, found in texts.items()}
 
-    def of_variables(self, names: Iterable[str]) -> set[str]:
-        """The axes behind these variables."""
+    def variables(self, names: Iterable[str]) -> set[str]:
+        """These variables and those behind them."""
         seen: set[str] = set()
         todo = list(names)
         while todo:
@@ -292,7 +292,16 @@ class Dependence:
             if name not in seen:
                 seen.add(name)
                 todo += self._uses.get(name, ())
-        return {self._axis_of[name] for name in seen if name in self._axis_of}
+        return seen
+
+    def of_variables(self, names: Iterable[str]) -> set[str]:
+        """The axes behind these variables."""
+        return {self._axis_of[name] for name in self.variables(names) if name in self._axis_of}
+
+    def varying(self, names: Iterable[str], cell: Cell | None = None) -> set[str]:
+        """Those of these variables that differ between cells, though the axes of `cell` be fixed."""
+        fixed = cell.keys() if cell else set()
+        return {name for name in names if self._axis_of and not self.of_variables([name]) <= fixed}
 
     def of(self, node: Located) -> set[str]:
         """The axes behind the texts of a value."""

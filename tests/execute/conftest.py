@@ -153,6 +153,7 @@ class World:
     remotes: tuple[Any, ...] = ()
     keepers: tuple[Any, ...] = ()
     cancel: threading.Event | None = None
+    settable: frozenset[str] = frozenset("v")
     wrap: Callable[[Any], Any] = lambda executor: executor
 
     def __post_init__(self) -> None:
@@ -205,8 +206,9 @@ class World:
 
     def recipe(self) -> Recipe:
         return Recipe(
-            "test", "recipe.yaml", str(self.root), {}, tuple(self.nodes), Publish(), 0, "linux/amd64"
-        )
+            "test", "recipe.yaml", str(self.root), {}, tuple(self.nodes), Publish(), 0, "linux/amd64",
+            names=frozenset(node.name for node in self.nodes), settable=self.settable,
+        )  # fmt: skip
 
     def materials(self, wanted: Sequence[Material]) -> None:
         for one in wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def pinned(world: Any) -> Any:
 
 def lock(world: Any, update: Any = None) -> tuple[str, ...]:
     world.calls.clear()
-    found: tuple[str, ...] = engine.lock(world.request(), world.wiring, Events(), update)
+    found: tuple[str, ...] = engine.lock(world.request(), world.wiring, Events(), update).resolved
     return found
 
 
@@ -155,3 +156,101 @@ def test_what_fails_to_resolve_fails_the_run(world: Any) -> None:
     world.pin("one", "x")
     with pytest.raises(HostError):
         world.run()
+
+
+def given(world: Any, **values: str) -> None:
+    """As if --set gave these values, which `one` depends on and so `two` does."""
+    world.nodes = [
+        replace(node, given=values) if node.name in ("one", "two") else node for node in world.nodes
+    ]
+
+
+def test_every_set_of_values_has_entries_of_its_own(pinned: Any) -> None:
+    plain = entries(pinned)
+    given(pinned, v="b")
+    pinned.outside["z"] = b"Z"
+    pinned.nodes = [
+        replace(node, spec={"what": "z"}) if node.name == "one" else node for node in pinned.nodes
+    ]
+    assert pinned.run(vars={"v": "b"}).ok
+    found = entries(pinned)
+    assert set(found) == {"one", "two", "one --set v=b", "two --set v=b"}
+    assert {name: found[name] for name in plain} == plain, "the other values' entries are left alone"
+    assert pinned.run(vars={"v": "b"}, locked=True).ok
+    given(pinned)
+    pinned.pin("one", "x")
+    pinned.pin("two", "y", "one")
+    pinned.outside.clear()
+    assert pinned.run(locked=True).ok, "alternating resolves nothing"
+    assert entries(pinned) == found
+
+
+def test_a_missing_lock_names_the_command_with_its_values(pinned: Any) -> None:
+    given(pinned, v="a b")
+    with pytest.raises(Problems) as caught:
+        pinned.run(vars={"v": "a b"}, locked=True)
+    hints = {problem.hint for problem in caught.value.problems}
+    assert len(hints) == 1 and hints.pop().endswith("recipe.yaml --set 'v=a b'")
+
+
+def test_entries_of_variables_that_are_gone_are_dropped(pinned: Any) -> None:
+    given(pinned, v="b")
+    assert pinned.run(vars={"v": "b"}).ok and "one --set v=b" in entries(pinned)
+    given(pinned)
+    pinned.settable = frozenset()
+    lock(pinned, ["one"])
+    assert set(entries(pinned)) == {"one", "two"}
+
+
+def test_the_first_lock_is_told(world: Any) -> None:
+    def notes() -> list[str]:
+        return [event.data["message"] for event in world.events if event.type == "note"]
+
+    world.outside.update(x=b"X1", y=b"Y1")
+    world.pin("one", "x")
+    assert world.run().ok and len(notes()) == 1 and "no lock yet" in notes()[0] and "one" in notes()[0]
+    assert world.run().ok and notes() == []
+    world.pin("two", "y")
+    assert world.run().ok and "resolved two" in notes()[0]
+
+
+def test_only_telling_writes_nothing(pinned: Any) -> None:
+    before = (pinned.root / "recipe.lock").read_bytes()
+    pinned.outside["x"] = b"X2"
+    done = engine.lock(pinned.request(), pinned.wiring, Events(), [], write=False)
+    assert done.resolved == ("one", "two") and done.before != done.after
+    assert (pinned.root / "recipe.lock").read_bytes() == before
+    assert engine.lock(pinned.request(), pinned.wiring, Events(), []).after == done.after
+
+
+def test_what_is_fetched_while_building_is_in_the_lock(pinned: Any) -> None:
+    pins = {pin["uri"] for entry in entries(pinned).values() for pin in entry["materials"]}
+    asked: list[str] = []
+    original = pinned.materials
+
+    def materials(wanted: Any) -> None:
+        asked.extend(one.uri for one in wanted)
+        original(wanted)
+
+    pinned.materials = materials
+    for node in ("one", "two"):
+        pinned.store.cas.path(pinned.run().outputs(node)["file"].digest).unlink()
+    assert pinned.run().ok and set(asked) == pins
+
+
+def test_another_run_locked_other_nodes_meanwhile(pinned: Any) -> None:
+    pinned.outside["z"] = b"Z"
+    pinned.pin("three", "z")
+    path = pinned.root / "recipe.lock"
+    original = pinned.kinds["pin"].lock
+
+    def resolve(spec: Any, locker: Any) -> Any:
+        document = json.loads(path.read_text())
+        document["nodes"]["one"]["data"] = {"packages": [["x", "another"]]}
+        path.write_text(json.dumps(document))
+        return original(spec, locker)
+
+    pinned.kinds["pin"].lock = resolve
+    assert pinned.run("three").ok
+    assert entries(pinned)["one"]["data"] == {"packages": [["x", "another"]]}
+    assert "three" in entries(pinned)

@@ -5,7 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kairosbuild.core.errors import InputError
-from kairosbuild.recipe.lockfile import EMPTY, LockEntry, LockFile, Pin, dumps, loads, path_for, read, write
+from kairosbuild.recipe.lockfile import (
+    EMPTY,
+    LockEntry,
+    LockFile,
+    Pin,
+    dumps,
+    loads,
+    of_slot,
+    path_for,
+    read,
+    slot,
+    write,
+)  # fmt: skip
 
 DIGEST = "sha256:" + "ab" * 32
 GOLDEN = """\
@@ -166,3 +178,20 @@ def test_any_damage_is_an_input_error_or_a_lock(put, at, drop):
         loads(data[:at] + put + data[at + drop :], "os.lock")
     except InputError as error:
         assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("base", {}, "base"),
+        ("base@sid,cloud", {"b": "x y", "a": "1"}, "base@sid,cloud --set a=1 --set 'b=x y'"),
+        ("base", {"a": "it's"}, "base --set 'a=it'\"'\"'s'"),
+    ],
+)
+def test_a_slot_is_what_a_person_would_type(name, given, expected):
+    assert slot(name, given) == expected
+    assert of_slot(expected) == (name, frozenset(given))
+
+
+def test_a_slot_by_hand_is_read_as_far_as_it_goes():
+    assert of_slot("base --set 'a") == ("base", frozenset(["'a"]))
