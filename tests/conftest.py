@@ -1,4 +1,4 @@
-"""What holds for the whole suite: in CI a skipped test is a failed one."""
+"""What holds for the whole suite: in CI a skipped test is a failed one; no property test is on the clock."""
 
 import os
 import sys
@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something of the machine, which others may be using, and nothing of the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share peers.py
 

@@ -217,7 +217,7 @@ def test_too_many_files_are_refused(tmp_path: Path) -> None:
 
 
 @given(recipes(), st.randoms(use_true_random=False), st.integers(1, 4))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_recipe_cut_into_files_in_any_order_is_the_same_recipe(
     tmp_path: Path, recipe: dict[str, Any], chance: random.Random, pieces: int
 ) -> None:

@@ -262,7 +262,7 @@ def bare(node: Declaration) -> Declaration:
 
 
 @given(recipes())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_cell_is_what_set_would_give_and_the_rest_is_left_alone(read: Any, recipe: dict[str, Any]) -> None:
     matrix = read(yaml({**recipe, "matrix": AXES}))
     every = by_name(matrix)
@@ -285,7 +285,7 @@ def test_a_cell_is_what_set_would_give_and_the_rest_is_left_alone(read: Any, rec
 
 
 @given(recipes(), st.sampled_from("ab"))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_axis_more_changes_no_node_that_does_not_use_it(
     read: Any, recipe: dict[str, Any], axis: str
 ) -> None:

@@ -65,7 +65,7 @@ def recipes(draw) -> dict:
 
 
 @given(recipes(), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_order_of_mappings_never_changes_a_declaration(read, recipe, chance):
     one, other = read(yaml(recipe)), read(yaml(shuffled(recipe, chance)))
     assert {n.name: n for n in one.nodes} == {n.name: n for n in other.nodes}
@@ -74,7 +74,7 @@ def test_order_of_mappings_never_changes_a_declaration(read, recipe, chance):
 
 
 @given(recipes())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_values_arrive_as_written(read, recipe):
     for node in read(yaml(recipe)).nodes:
         written, spec = recipe["nodes"][node.name], typed_spec(LayerSpec, node)
@@ -150,7 +150,7 @@ pieces = st.sampled_from(
 
 
 @given(st.lists(pieces, max_size=40).map("".join))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_yaml_like_text_is_a_recipe_or_an_error(read, text):
     survives(read, text)
 
@@ -161,7 +161,7 @@ def test_any_bytes_are_a_recipe_or_an_error(read, data):
 
 
 @given(recipes(), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_damaged_recipe_is_a_recipe_or_an_error(read, recipe, data):
     text = yaml(recipe).encode()
     at = data.draw(st.integers(0, len(text)))
