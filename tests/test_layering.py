@@ -29,6 +29,7 @@ MAY_IMPORT = {
         "families",
         "artifacts",
         "keys",
+        "node",
     },
     "execute": {"core", "graph", "store", "oci", "recipe"},
     "registry": {"core", "oci", "store"},
@@ -47,7 +48,7 @@ ONLY_IN = {
     "nacl": {"keys/cosignkey.py"},
     "pkcs11": {"keys/token.py"},
     "pysequoia": {"sources/openpgp.py"},
-    "yaml": {"recipe/located.py"},
+    "yaml": {"recipe/located.py", "node/config.py"},
 }
 
 

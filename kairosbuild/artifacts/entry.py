@@ -14,8 +14,10 @@ from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError, NodeError
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import Outputs, Task
+from kairosbuild.oci.configuration import image_id
 
 CONSOLE = ("console=tty0", "console=ttyS0,115200")
+RECOVERY = "zz-recovery"  # sorts behind `kbuild`: what is started when nothing else has tries left
 PANIC = "panic=5"  # a kernel that dies gives the next entry its turn
 _EFI = "usr/lib/systemd/boot/efi"
 
@@ -32,18 +34,49 @@ class BootEntry:
 
 
 def boot_entry(
-    task: Task, stack: Stack, cmdline: Sequence[str], where: Sequence[str] = (), *, network: bool = False
+    task: Task,
+    stack: Stack,
+    cmdline: Sequence[str],
+    where: Sequence[str] = (),
+    *,
+    network: bool = False,
+    order: str = "kbuild",
 ) -> BootEntry:
-    """The entry for this stack; `where` are the arguments that say where its layers are found."""
+    """The entry for this stack; `where` are the arguments that say where its layers are found.
+
+    `order` is the first thing boot loaders sort by, and equal for all entries of a machine but recovery's.
+    """
     kernel = stack.kernel
     layers = layerfs.arguments([one.verity for one in reversed(stack.sealed)], cuts(stack.surveys))
     return BootEntry(
         kernel.version,
         stack.file(kernel.layer, kernel.path),
         initrd_of(task, stack, kernel.version, network=network),
-        os_release(task, stack),
+        os_release(task, stack) + _identity(stack, order),
         " ".join((*layers, *where, PANIC, *stack.cmdline, *cmdline)),
     )
+
+
+def entry_document(entry: BootEntry) -> bytes:
+    """The entry as a document, for another node to take as it is."""
+    return dumps(
+        {
+            "version": entry.version,
+            "kernel": entry.kernel.json(),
+            "initrd": entry.initrd.json(),
+            "os_release": entry.os_release.decode(errors="replace"),
+            "cmdline": entry.cmdline,
+        }
+    )
+
+
+def given_entry(task: Task, role: str = "image") -> BootEntry | None:
+    """The entry of the boot node in this role; None when an image is there itself."""
+    if not (given := task.inputs[role][0].outputs.get("entry")):
+        return None
+    found = loads(task.path(given).read_bytes())
+    kernel, initial = Blob(**found["kernel"]), Blob(**found["initrd"])
+    return BootEntry(found["version"], kernel, initial, found["os_release"].encode(), found["cmdline"])
 
 
 def unified(task: Task, entry: BootEntry, behind: bytes = b"") -> bytes:
@@ -120,6 +153,11 @@ def os_release(task: Task, stack: Stack) -> bytes:
         if one.os_release:
             return task.path(stack.file(number, one.os_release)).read_bytes()
     return b"ID=linux\n"
+
+
+def _identity(stack: Stack, order: str) -> bytes:
+    """What a machine reads of an entry: the image's id; a sort key and version that leave order to its name."""
+    return f"\nIMAGE_ID={order}\nIMAGE_VERSION=1\nKBUILD_IMAGE={image_id(stack.document)}\n".encode()
 
 
 def _tree(task: Task, tools: Blob) -> Files:

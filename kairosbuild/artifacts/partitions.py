@@ -33,6 +33,7 @@ TYPES = {
 }
 """Partition types by name. <https://uapi-group.org/specifications/specs/discoverable_partitions_specification/>"""
 
+LABELS = {"recovery": "kbuild-recovery", "persistent": "kbuild-state"}  # ext4 has room for 16 characters
 SECTORS = ("512", "4096")
 _LEAST_EXT4 = 16 * MIB
 _IDENTITY = uuid.UUID("0f1f3b86-2d0a-4f0c-9d49-6b6275696c64")  # names that uuid5 derives from
@@ -232,7 +233,7 @@ class Table:
         formatted = one.filesystem == "ext4"
         if one.filesystem == "auto":
             formatted = one.type in ("recovery", "persistent")
-        label = f"kbuild-{one.type}" if one.type in ("recovery", "persistent") else (one.name or one.type)
+        label = LABELS.get(one.type) or one.name or one.type
         return Files(label[:16], {}) if formatted else Bytes()
 
     def _sizes(self, contents: Sequence[Content]) -> list[int]:

@@ -57,6 +57,7 @@ class Stack:
         """Arguments that the image's own kernel is always started with."""
         self.early: tuple[str, ...] = tuple(boot.get("early", ()))
         """Modules that its kernel and drivers want loaded before there is a root."""
+        self.document = image
         refs = [LayerRef(Blob(**one["layer"]), Blob(**one["index"])) for one in image["layers"]]
         surveys = [_surveyed(task, one) for one in refs]
         lowest = visible(surveys)
@@ -180,8 +181,9 @@ def seal(task: Task, layer: Blob, implied: Sequence[layerfs.Folder], compression
 
 
 def stack_of_image(task: Task, role: str = "image") -> Stack:
-    """The stack of the image that this role names."""
-    return Stack(task, loads(task.path(task.inputs[role][0].outputs["image"]).read_bytes()))
+    """The stack of the image that this role names, itself or by a node of kind boot."""
+    outputs = task.inputs[role][0].outputs
+    return Stack(task, loads(task.path(outputs.get("image") or outputs["of"]).read_bytes()))
 
 
 def _folder(path: str, below: Sequence[Index]) -> layerfs.Folder:

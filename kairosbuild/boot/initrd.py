@@ -21,9 +21,9 @@ VERSION = 2
 """Raise it when the same inputs would make another initrd."""
 
 APPLETS = (
-    "[", "cat", "chmod", "chown", "cmp", "echo", "findfs", "grep", "ip", "ln", "losetup", "ls", "mkdir",
-    "modprobe", "mount", "mv", "od", "printf", "reboot", "sh", "sleep", "sort", "stat", "switch_root", "tail", "tr",
-    "udhcpc", "umount", "wget", "xargs",
+    "[", "cat", "chmod", "chown", "cmp", "cp", "echo", "findfs", "grep", "ip", "ln", "losetup", "ls", "mkdir",
+    "modprobe", "mount", "mv", "od", "printf", "reboot", "rm", "sh", "sleep", "sort", "stat", "switch_root", "tail",
+    "tr", "udhcpc", "umount", "wget", "xargs",
 )  # fmt: skip
 """What the script calls out of busybox."""
 

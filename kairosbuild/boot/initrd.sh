@@ -1,10 +1,14 @@
 #!/bin/busybox sh
-# The first program of every machine: makes the layers the root and hands over. It reads three
+# The first program of every machine: makes the layers the root and hands over. It reads these
 # arguments of the kernel's command line:
 #   kbuild.layers=ROOTHASH:HASHOFFSET,...   top to base; files of that name in the layers filesystem
 #   kbuild.disk=LABEL=... | UUID=... | /dev/...   where that filesystem is (ext4, or an ISO's);
 #              | memory | http://...              or that they are beside this program, or to be fetched
 #   kbuild.cut=PLACE:COUNT,...   a place (etc, var, ...) that comes from the topmost COUNT layers only
+#   kbuild.keep=PLACE,...   places whose changes are kept, on the persistent filesystem
+#   kbuild.bind=PATH,...   folders that are plain folders of the persistent filesystem
+#   kbuild.persistent=LABEL=...   where that filesystem is
+#   kbuild.recovery   this is the entry of last resort, and its layers are its own
 # Whatever fails says why and restarts the machine, so that the boot loader's next entry has its turn.
 export PATH=/bin:/sbin
 K=/run/kbuild
@@ -14,6 +18,9 @@ say() { echo "kbuild: $*" > /dev/kmsg; }
 
 fail() {
     say "FAILED: $*"
+    if [ -n "$MOUNTED" ] && [ -z "$RECOVERY" ]; then # for the system that has its turn after this one
+        mount -o remount,rw $K/disk && printf '%s\n' "$LAYERS" "$*" > $K/disk/failure && mount -o remount,ro $K/disk
+    fi
     say "this machine cannot start from these layers; it restarts"
     sleep 2
     reboot -f
@@ -26,12 +33,16 @@ mount -t sysfs -o nosuid,noexec,nodev sysfs /sys
 mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs /run
 echo 5 > /proc/sys/kernel/panic
 
-LAYERS= DISK=LABEL=kbuild-layers CUT=
+LAYERS= DISK=LABEL=kbuild-layers CUT= KEEP= BIND= PERSISTENT=LABEL=kbuild-state RECOVERY= MOUNTED=
 for argument in $(cat /proc/cmdline); do
     case $argument in
     kbuild.layers=*) LAYERS=${argument#*=} ;;
     kbuild.disk=*) DISK=${argument#*=} ;;
     kbuild.cut=*) CUT=${argument#*=} ;;
+    kbuild.keep=*) KEEP=${argument#*=} ;;
+    kbuild.bind=*) BIND=${argument#*=} ;;
+    kbuild.persistent=*) PERSISTENT=${argument#*=} ;;
+    kbuild.recovery) RECOVERY=yes ;;
     esac
 done
 [ -n "$LAYERS" ] || fail "the kernel command line has no kbuild.layers"
@@ -52,10 +63,10 @@ coldplug() { # load what the devices that are there ask for
     mv /run/devices /run/devices.seen
 }
 
-find_disk() { # prints the device, once it is there
-    case $DISK in
-    *=*) findfs "$DISK" 2>/dev/null ;;
-    *) [ -b "$DISK" ] && echo "$DISK" ;;
+find_disk() { # find_disk WHERE: prints the device, once it is there
+    case $1 in
+    *=*) findfs "$1" 2>/dev/null ;;
+    *) [ -b "$1" ] && echo "$1" ;;
     esac
 }
 
@@ -63,14 +74,14 @@ mkdir -p $K/disk $K/layer $K/none /sysroot
 
 from_disk() { # the filesystem that has the layers, at $K/disk
     tries=0
-    until device=$(find_disk) && [ -n "$device" ]; do
+    until device=$(find_disk "$DISK") && [ -n "$device" ]; do
         [ $tries -lt 100 ] || fail "no disk has the filesystem $DISK after 20 seconds"
         [ $((tries % 5)) -ne 0 ] || coldplug
         tries=$((tries + 1))
         sleep 0.2
     done
     modprobe -qa isofs
-    mount -t ext4 -o ro,nosuid,nodev "$device" $K/disk 2>/dev/null ||
+    mount -t ext4 -o ro,nosuid,nodev "$device" $K/disk 2>/dev/null && MOUNTED=yes ||
         mount -t iso9660 -o ro,nosuid,nodev "$device" $K/disk ||
         fail "the filesystem $DISK on $device cannot be mounted"
     [ ! -d $K/disk/layers ] || STORE=$K/disk/layers
@@ -152,17 +163,48 @@ writable() { # writable PLACE: from its own folders in the layers, with a tmpfs 
         [ ! -d $K/layer/$i/$1 ] || [ -L $K/layer/$i/$1 ] || lower=$lower${lower:+:}$K/layer/$i/$1
         i=$((i + 1))
     done
-    mkdir -p $K/write/$1/upper $K/write/$1/work
-    chmod "$(stat -c %a /sysroot/$1)" $K/write/$1/upper
-    chown "$(stat -c %u:%g /sysroot/$1)" $K/write/$1/upper
-    mount -t overlay -o lowerdir=$lower,upperdir=$K/write/$1/upper,workdir=$K/write/$1/work kbuild-$1 /sysroot/$1 ||
+    write=$K/write/$1
+    case ,$KEPT, in *,$1,*) write=$K/persistent/overlay/$1 ;; esac
+    if [ ! -d $write/upper ]; then # what is kept has modes of its own by now
+        mkdir -p $write/new $write/work
+        chmod "$(stat -c %a /sysroot/$1)" $write/new
+        chown "$(stat -c %u:%g /sysroot/$1)" $write/new
+        mv $write/new $write/upper
+    fi
+    mount -t overlay -o lowerdir=$lower,upperdir=$write/upper,workdir=$write/work kbuild-$1 /sysroot/$1 ||
         fail "/$1 cannot be made writable"
 }
+
+bind() { # bind PATH: a plain folder of the persistent filesystem; at first with what the image has there
+    folder=$K/persistent/bind/$1
+    if [ ! -d $folder ]; then
+        rm -rf $folder.new
+        mkdir -p ${folder%/*} /sysroot/$1
+        cp -a /sysroot/$1 $folder.new && mv $folder.new $folder
+    fi
+    mkdir -p /sysroot/$1
+    mount --bind $folder /sysroot/$1 || fail "/$1 cannot be bound to the persistent filesystem"
+}
+
+# A machine without its persistent filesystem starts all the same: another image would find it no better.
+KEPT=
+if [ -n "$KEEP$BIND" ]; then
+    mkdir -p $K/persistent
+    if device=$(find_disk "$PERSISTENT") && mount -t ext4 -o rw,nodev "$device" $K/persistent; then
+        KEPT=$KEEP
+    else
+        say "WARNING: there is no filesystem $PERSISTENT; nothing will be kept"
+        BIND=
+    fi
+fi
 
 mkdir -p $K/write
 mount -t tmpfs -o mode=0755,nodev tmpfs $K/write
 for place in $PLACES; do
     writable $place
+done
+for path in $(echo "$BIND" | tr , ' '); do
+    bind "$path"
 done
 
 hook root

@@ -28,6 +28,11 @@ ALWAYS = (
     "crc16",
     "mbcache",
     "jbd2",
+    "vfat",  # the EFI partition, for a machine whose image has nothing that loads modules
+    "nls_cp437",
+    "nls_ascii",
+    "nls_iso8859-1",
+    "nls_utf8",
 )
 """Loaded on every machine, in this order: what the layered root itself is made of."""
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from kairosbuild.artifacts import grub, writing
 from kairosbuild.artifacts.document import File, document
-from kairosbuild.artifacts.entry import CONSOLE, BootEntry, boot_entry, loader, unified
+from kairosbuild.artifacts.entry import CONSOLE, RECOVERY, BootEntry, boot_entry, given_entry, loader, unified
 from kairosbuild.artifacts.merged import single
 from kairosbuild.artifacts.partitions import MIB, SECTORS, Bytes, Content, Esp, Files, PartitionSpec, Table
 from kairosbuild.artifacts.stack import Stack, stack_of_image
@@ -28,6 +28,7 @@ from kairosbuild.recipe.fields import choice, integer, records, ref, size, text,
 _HEADROOM = 64 * MIB
 _LOADER = b"timeout 0\nconsole-mode keep\neditor no\n"
 _VERSIONS = 3  # boot entries an EFI partition has to have room for: this, the next, recovery
+_IN_RECOVERY = ("kbuild.disk=LABEL=kbuild-recovery", "kbuild.recovery")
 _TABLE = (PartitionSpec(type="esp"), PartitionSpec(type="layers"))
 _BIOS_TABLE = (PartitionSpec(type="bios-boot"), *_TABLE)
 
@@ -36,7 +37,15 @@ _BIOS_TABLE = (PartitionSpec(type="bios-boot"), *_TABLE)
 class DiskSpec:
     """A disk that a machine starts from."""
 
-    image: str = ref("The image it boots.", accepts=("image",))
+    image: str = ref(
+        "The image it boots, or a node of kind boot, whose boot entry is then taken as it is.",
+        accepts=("image", "boot"),
+    )
+    recovery: str = ref(
+        "The image of the recovery partition, where one is declared; by default the same image.",
+        "",
+        accepts=("image",),
+    )
     initrd: str = ref("An initrd of its own instead of the one that all share.", "", accepts=("initrd",))
     format: str = choice(
         "How the disk is written: for QEMU, VMware, Hyper-V and Azure (`vhd`, fixed), Google's cloud (`gce`).",
@@ -60,7 +69,9 @@ class DiskSpec:
         "layers",
     )
     sector_size: str = choice("Bytes of the disk's sectors.", SECTORS, "512")
-    cmdline: tuple[str, ...] = texts("Kernel arguments, after those that find the root.", CONSOLE)
+    cmdline: tuple[str, ...] = texts(
+        "Kernel arguments, after those that find the root; a node of kind boot has its own.", CONSOLE
+    )
     entry: str = text(
         "The boot entry's name, before its number and tries: `os-1+3`.",
         "os",
@@ -80,7 +91,7 @@ class Disk:
     """See the module."""
 
     name: ClassVar[str] = "disk"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 6
     Spec: ClassVar[type] = DiskSpec
     produces: ClassVar[str] = "disk"
 
@@ -106,7 +117,7 @@ class Disk:
         stack = stack_of_image(task)
         if spec.root == "single":
             stack = single(task, stack)
-        entry = boot_entry(task, stack, spec.cmdline)
+        entry = _entry(task, stack)
         kernel = unified(task, entry)
         table = _table(task, stack, entry, kernel)
         disk, placed = table.lay_out()
@@ -122,16 +133,37 @@ class Disk:
         }
 
 
+def _entry(task: Task, stack: Stack) -> BootEntry:
+    """The boot entry: that of the boot node the disk is made from, else one of its own."""
+    if task.spec.root == "layers" and (given := given_entry(task)):
+        return given
+    return boot_entry(task, stack, task.spec.cmdline)
+
+
+def _recovery(task: Task, stack: Stack) -> tuple[bytes, Stack] | None:
+    """Kernel image and stack of the recovery partition; None where there is no such partition."""
+    if not any(one.type == "recovery" for one in task.spec.partitions):
+        return None
+    found = stack_of_image(task, "recovery") if task.inputs.get("recovery") else stack
+    entry = boot_entry(task, found, task.spec.cmdline, _IN_RECOVERY, order=RECOVERY)
+    return unified(task, entry), found
+
+
+def _parts(task: Task, stack: Stack) -> dict[str, Part]:
+    return {name: Part(task.path(blob), 0, blob.size) for name, blob in stack.forms.items()}
+
+
 def _table(task: Task, stack: Stack, entry: BootEntry, kernel: bytes) -> Table:
     """What is on the disk, not yet placed."""
     spec: DiskSpec = task.spec
-    forms = {name: Part(task.path(blob), 0, blob.size) for name, blob in stack.forms.items()}
+    forms, recovery = _parts(task, stack), _recovery(task, stack)
     files = _esp_files(task, entry, kernel)
     version = sum(len(data) for path, data in files.items() if path.startswith(("EFI/Linux", "boot/entries")))
-    contents: dict[str, Content] = {
-        "esp": Esp(files, (_VERSIONS - 1) * version),
-        "layers": Files("kbuild-layers", forms, 2, _HEADROOM),
-    }
+    contents: dict[str, Content] = {"layers": Files("kbuild-layers", forms, 2, _HEADROOM)}
+    if recovery:
+        files["EFI/Linux/recovery.efi"] = recovery[0]
+        contents["recovery"] = Files("kbuild-recovery", _parts(task, recovery[1]))
+    contents["esp"] = Esp(files, (_VERSIONS - (2 if recovery else 1)) * version)
     if spec.firmware != "uefi":
         contents["bios-boot"] = Bytes(b"", _grub(task)["core"].size)
     return Table(

@@ -12,7 +12,9 @@ from importlib import import_module
 from kairosbuild.graph.node import Kind, KindTable
 
 _PLACES = {
+    "agent": "agent.Agent",
     "base": "base.Base",
+    "boot": "boot.Boot",
     "boot-test": "boot_test.BootTest",
     "confext": "confext.Confext",
     "disk": "disk.Disk",

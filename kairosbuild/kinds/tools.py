@@ -21,6 +21,7 @@ from kairosbuild.sources.tree import SHELL, WITHOUT, write_tree
 SUITE = "trixie"
 PURPOSES: dict[str, tuple[str, ...]] = {
     "image": (*SHELL, "erofs-utils", "kmod", "xz-utils", "zstd"),
+    "agent": ("python3.13-minimal", "libpython3.13-stdlib", "python3-yaml", "openssl", "libc-bin"),
     "boot": ("systemd-boot-efi", "busybox-static", "dmsetup"),
     "qemu": (*SHELL, "qemu-system-x86", "ovmf", "swtpm", "busybox-static"),
     "media": (*SHELL, "grub-common", "grub-pc-bin", "squashfs-tools", "xorriso"),

@@ -141,11 +141,17 @@ def _failure(machine: Machine, entry: Entry, remembered: State) -> Failure:
     origin = remembered.origins.get(entry.label, Origin(entry.kernel.image))
     layers, why = state.initrd_failure(machine.disk)
     if not why or layers != uki.argument(entry.kernel.cmdline, "kbuild.layers"):
-        if remembered.trying == entry.label:
-            why = "; ".join(dict.fromkeys(remembered.complaints)) or _STARTED
-        else:
-            why = _SILENT
+        why = _reason(machine, entry, remembered)
     return Failure(entry.kernel.image, entry.label, why, origin.reference, origin.manifest)
+
+
+def _reason(machine: Machine, entry: Entry, remembered: State) -> str:
+    """The best that can be said: a health check's words, else layers that are not what they were, else how far it came."""
+    if remembered.trying == entry.label and remembered.complaints:
+        return "; ".join(dict.fromkeys(remembered.complaints))
+    if damaged := machine.layers.damaged(entry.kernel.layers):
+        return ", ".join(f"layer {one.root_hash} is damaged or gone" for one in damaged)
+    return _STARTED if remembered.trying == entry.label else _SILENT
 
 
 def _tried(remembered: State, entry: Entry) -> State:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from kairosbuild.node import assess, machine, settings, upgrade
+from kairosbuild.node import assess, machine, settings
 from kairosbuild.node.entries import Entry
 from kairosbuild.node.machine import Machine
-from kairosbuild.node.offer import find
 from kairosbuild.node.problem import Problem
-from kairosbuild.node.reference import parse
-from kairosbuild.node.registry import Repository
 
 _INPUT = {"bad-reference", "bad-config", "no-fallback", "failed-before", "not-bootable", "unknown-verb"}
 
@@ -67,12 +66,12 @@ def _change_verbs(verbs: Any) -> None:
 
 
 def _service_verbs(verbs: Any) -> None:
-    verbs.add_parser("begin", help="(the image's own services) at the start of the machine").set_defaults(
-        verb=_begin
-    )
-    verbs.add_parser("health", help="(the image's own services) check, and keep the image").set_defaults(
-        verb=_health
-    )
+    one = verbs.add_parser("config", help="the machine's configuration: validate FILE, show, apply, schema")
+    one.add_argument("what", choices=("validate", "show", "apply", "schema"))
+    one.add_argument("file", nargs="?", default="", help="the file to validate")
+    one.set_defaults(verb=_config)
+    about = "(the image's own service) note this start, check the machine's health, keep the image"
+    verbs.add_parser("start", help=about).set_defaults(verb=_start)
 
 
 # -- verbs ---------------------------------------------------------------------------------------
@@ -86,11 +85,11 @@ def _status(asked: argparse.Namespace) -> None:
 
 
 def _upgrade(asked: argparse.Namespace) -> None:
+    from kairosbuild.node.upgrade import upgrade
+
     here, declared = machine.here(), settings.load()
-    reference = parse(asked.reference or declared.upgrade or _reference_of(here))
-    repository = Repository(reference, settings.access(declared))
-    offer = find(reference, repository, machine.oci_platform(), _trust(declared))
-    done = upgrade.upgrade(here, offer, repository, tries=assess.TRIES, again=asked.again, say=_say)
+    offer, repository = _offered(asked.reference or declared.upgrade or _reference_of(here), declared)
+    done = upgrade(here, offer, repository, tries=assess.TRIES, again=asked.again, say=_say)
     new = "is entered" if done.new else "was there"
     _say(
         f"{done.entry.kernel.title} {new} as {done.entry.label}; {done.fetched} of {done.whole} bytes fetched"
@@ -105,28 +104,75 @@ def _rollback(asked: argparse.Namespace) -> None:
 
 
 def _repair(asked: argparse.Namespace) -> None:
+    from kairosbuild.node.upgrade import repair
+
     here, declared = machine.here(), settings.load()
-    reference = parse(asked.reference or _reference_of(here) or declared.upgrade)
-    repository = Repository(reference, settings.access(declared))
-    offer = find(reference, repository, machine.oci_platform(), _trust(declared))
-    repaired = upgrade.repair(here, offer, repository, say=_say)
+    offer, repository = _offered(asked.reference or _reference_of(here) or declared.upgrade, declared)
+    repaired = repair(here, offer, repository, say=_say)
     _say(f"{len(repaired)} layers fetched anew" if repaired else "every layer is intact")
 
 
-def _begin(asked: argparse.Namespace) -> None:
-    from kairosbuild.node import grow
+def _config(asked: argparse.Namespace) -> int:
+    from kairosbuild.node import config, sources
+    from kairosbuild.node.apply import Applier
+
+    if asked.what == "schema":
+        print(json.dumps(config.schema(), indent=1))
+        return 0
+    if asked.what == "validate":
+        with open(asked.file or "/dev/stdin", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            config.read(file.read(), asked.file or "stdin")
+        _say("it is well")
+        return 0
+    found = sources.gather()
+    if asked.what == "show":
+        print(json.dumps(found, indent=1))
+        return 0
+    applier = Applier()
+    applier.early(found)
+    for problem in applier.problems:
+        _say(problem)
+    return 1 if applier.problems else 0
+
+
+def _late() -> str:
+    """What a configuration wants done once the machine is up; never a reason to give an image away."""
+    from kairosbuild.node import sources
+    from kairosbuild.node.apply import Applier
+
+    if not any(True for _ in sources.sources()):
+        return ""
+    done = machine.RUN / ("persistent" if os.path.ismount(machine.RUN / "persistent") else ".") / "configured"
+    applier = Applier()
+    applier.late(sources.gather(), first=not done.exists())
+    for problem in applier.problems:
+        _say(problem)
+    done.touch()
+    return ""
+
+
+def _offered(reference: str, declared: settings.Settings) -> Any:
+    """What a registry has under this reference, and the repository it is in."""
+    from kairosbuild.node.offer import find
+    from kairosbuild.node.reference import parse
+    from kairosbuild.node.registry import Repository
+    from kairosbuild.node.trust import verifier
+
+    named = parse(reference)
+    repository = Repository(named, settings.access(declared))
+    return find(named, repository, machine.oci_platform(), verifier(declared.keys)), repository
+
+
+def _start(asked: argparse.Namespace) -> int:
+    from kairosbuild.node import grow, health
 
     if gained := grow.grow():
         _say(f"the persistent partition has grown by {gained >> 20} MiB")
-    for failure in assess.begin(machine.here()):
-        _say(f"{failure.entry} ({failure.reference or failure.image}) failed: {failure.why}")
-
-
-def _health(asked: argparse.Namespace) -> int:
-    from kairosbuild.node import health
-
     here = machine.here()
-    complaint = health.wait(settings.load().health)
+    for failure in assess.begin(here):
+        _say(f"{failure.entry} ({failure.reference or failure.image}) failed: {failure.why}")
+    declared = settings.load().health
+    complaint = health.wait(replace(declared, units=(), commands=())) or _late() or health.wait(declared)
     if not complaint:
         gone = assess.bless(here)
         _say("healthy" + (f"; {len(gone)} layers of older images removed" if gone else ""))
@@ -207,12 +253,6 @@ def _reference_of(here: Machine) -> str:
         if entry and (origin := found.state.origins.get(entry.label)) and origin.reference:
             return origin.reference
     return ""
-
-
-def _trust(declared: settings.Settings) -> Any:
-    from kairosbuild.node.trust import verifier
-
-    return verifier(declared.keys)
 
 
 def _restart(wanted: bool) -> None:

@@ -30,6 +30,7 @@ _ACCEPT = {"Accept": ", ".join((*MANIFEST, *INDEX))}
 _MOST = 4 << 20
 _CHUNK = 1 << 18
 _ATTEMPTS = 5
+_MOST_TAGS = 200
 
 T = TypeVar("T")
 
@@ -80,20 +81,28 @@ class Repository:
             return self.manifest(self._chosen(document, platform, digest))
         return _manifest(document, digest, f"{self.name}@{digest}")
 
-    def referrers(self, digest: str, artifact_type: str) -> list[str]:
-        """Digests of the manifests of this type that belong to another one: by the API, else the fallback tag."""
+    def referrers(self, digest: str, artifact_type: str, tag: str = "") -> list[str]:
+        """Digests of the manifests of this type that belong to another one.
+
+        Told by the API, else by the fallback tag, else found among the tags that begin with this one.
+        """
         for tail in (f"referrers/{digest}", f"manifests/{digest.replace(':', '-')}"):
-            try:
-                _, document = self._again(partial(self._read, tail, {"Accept": INDEX[0]}))
-            except Problem as problem:
-                if problem.reason != "registry-not-found":
-                    raise
-                continue
+            _, document = self._if_there(tail, {"Accept": INDEX[0]})
             entries = document.get("manifests")
             if isinstance(entries, list):
-                found = [one for one in entries if isinstance(one, dict)]
-                return [str(one.get("digest")) for one in found if one.get("artifactType") == artifact_type]
-        return []
+                rows = [one for one in entries if isinstance(one, dict)]
+                found = [str(one.get("digest")) for one in rows if one.get("artifactType") == artifact_type]
+                if found:
+                    return found
+        _, document = self._if_there("tags/list", {})
+        tags = [
+            str(one) for one in document.get("tags") or () if str(one).startswith(f"{tag}-" if tag else "")
+        ]
+        return [
+            one.digest
+            for one in map(self.manifest, sorted(tags)[:_MOST_TAGS])
+            if one.artifact_type == artifact_type and one.subject == digest
+        ]
 
     def fetch(self, blob: Blob, into: Path, progress: Callable[[int], None] = lambda size: None) -> None:
         """Bring a blob to this file; what is there already of it is kept, and hashed with the rest.
@@ -119,6 +128,14 @@ class Repository:
         if "sha256:" + hashlib.sha256(data).hexdigest() != blob.digest:
             raise Problem(f"{self.name}: {blob.digest} is something else", reason="registry-lied")
         return data
+
+    def _if_there(self, tail: str, headers: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+        try:
+            return self._again(partial(self._read, tail, headers))
+        except Problem as problem:
+            if problem.reason != "registry-not-found":
+                raise
+            return "", {}
 
     # -- requests -----------------------------------------------------------------------------
 

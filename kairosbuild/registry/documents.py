@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, BinaryIO, Literal
 
 from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob, of_bytes
 from kairosbuild.core.errors import HostError
+from kairosbuild.oci.configuration import configuration, rfc3339
 from kairosbuild.registry.target import EMPTY, MANIFEST, TITLE, Manifest, OpenStream
 from kairosbuild.store.cas import Cas
 
@@ -76,13 +76,13 @@ def image_package(item: Item, sources: Sources, transport: Transport) -> Package
     method = str(document["compression"])
     plain = [_blob(row["layer"]) for row in document["layers"]]
     sent = [layer if method == "none" else transport(layer, method) for layer in plain]
-    config = canonical.dumps(_config(document))
+    config = canonical.dumps(configuration(document))
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": {"mediaType": CONFIG, **of_bytes(config).json()},
         "layers": [{"mediaType": LAYER + SUFFIX[method], **layer.json()} for layer in sent],
-        "annotations": {CREATED: _time(document["epoch"])},
+        "annotations": {CREATED: rfc3339(document["epoch"])},
     }
     return _package(item.name, manifest, {of_bytes(config): config}, sent, sources)
 
@@ -100,7 +100,7 @@ def artifact_package(item: Item, sources: Sources, subject: Manifest | None) -> 
             {"mediaType": file["mediaType"], **_blob(file).json(), "annotations": {TITLE: file["title"]}}
             for file in files
         ],
-        "annotations": {CREATED: _time(0), **document["annotations"]},
+        "annotations": {CREATED: rfc3339(0), **document["annotations"]},
         **({"subject": subject.descriptor()} if subject else {}),
     }
     return _package(item.name, manifest, {of_bytes(b"{}"): b"{}"}, [_blob(file) for file in files], sources)
@@ -124,22 +124,6 @@ def _bytes(data: bytes) -> OpenStream:
     return lambda: io.BytesIO(data)
 
 
-def _config(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The image's configuration. Every time in it is the epoch, so that equal layers make equal images."""
-    system, architecture, *variant = document["platform"].split("/")
-    created = _time(document["epoch"])
-    rows = document["layers"]
-    return {
-        "architecture": architecture,
-        "os": system,
-        **({"variant": variant[0]} if variant else {}),
-        "created": created,
-        "config": document["config"],
-        "rootfs": {"type": "layers", "diff_ids": [row["layer"]["digest"] for row in rows]},
-        "history": [{"created": created, "created_by": f"kbuild: {row['name']}"} for row in rows],
-    }
-
-
 def _document(item: Item, cas: Cas) -> Any:
     document = canonical.loads(cas.read(item.document))
     if document.get("schema") != 1:
@@ -150,8 +134,3 @@ def _document(item: Item, cas: Cas) -> Any:
 
 def _blob(value: Mapping[str, Any]) -> Blob:
     return Blob(value["digest"], value["size"])
-
-
-def _time(epoch: int) -> str:
-    """RFC 3339, as annotations and configurations want it."""
-    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -32,6 +32,7 @@ BOOT = (
     *(f"kairosbuild.artifacts.{name}" for name in ("stack", "entry", "document")),
     *(f"kairosbuild.boot.{name}" for name in ("cpio", "elf", "files", "initrd", "layerfs", "modules")),
     *(f"kairosbuild.boot.{name}" for name in ("survey", "uki", "verity")),
+    "kairosbuild.oci.configuration",
     "boot/initrd.sh",
 )
 DISK = (
@@ -49,6 +50,13 @@ APT = (
 )
 DNF = ("kairosbuild.families.dnf", "kairosbuild.families.traces")
 EXTENSION = (*DISK, "kairosbuild.artifacts.extension", *WRITER)
+NODE = PACKAGE / "node"
+AGENT = (
+    *WRITER,
+    "kairosbuild.boot.elf",
+    *(f"kairosbuild.node.{one.stem}" for one in sorted(NODE.glob("*.py")) if one.stem != "__init__"),
+    *(f"node/files/{one.name}" for one in sorted((NODE / "files").iterdir())),
+)
 ALSO = {
     "base": (*APT, "kairosbuild.families.below", *STEP),
     "packages": (*APT, *DNF, *STEP),
@@ -71,6 +79,8 @@ ALSO = {
     ),
     "tools": ("kairosbuild.sources.deb", "kairosbuild.sources.tree", *WRITER),
     "image": ("kairosbuild.boot.survey", *WRITER),
+    "agent": AGENT,
+    "boot": BOOT,
     "disk": DISK,
     "dockerfile": (
         "kairosbuild.sources.containerfile",
@@ -99,7 +109,7 @@ def digest(module: str) -> str:
 
     Made of positions alone, because how Python prints its own syntax trees differs between versions.
     """
-    if module.endswith(".sh"):
+    if "/" in module:
         return sha256((PACKAGE / module).read_bytes()).hexdigest()[:32]
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None, f"{module} is no module"

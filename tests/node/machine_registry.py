@@ -28,6 +28,7 @@ class MachineRegistry:
         self.cut: list[int] = []
         self.change: Callable[[str, bytes], bytes] = lambda path, data: data
         self.ranges = True
+        self.fallback = True
         self.token = ""
         self.login = ""
         self.elsewhere = ""  # where blobs are redirected to
@@ -51,8 +52,9 @@ class MachineRegistry:
         subject = {"mediaType": "", "digest": image, "size": len(self.manifests[image])}
         boot = {"artifactType": BOOT, "config": self.blob(b"{}"), "layers": files, "subject": subject}
         found = self.manifest(f"{tag}-boot", boot)
-        listed = [{"digest": found, "artifactType": BOOT}]
-        self.manifest(image.replace(":", "-"), {"manifests": listed})
+        if self.fallback:
+            listed = [{"digest": found, "artifactType": BOOT}]
+            self.manifest(image.replace(":", "-"), {"manifests": listed})
         return image, found
 
 
@@ -88,6 +90,9 @@ def _handler(state: MachineRegistry) -> type[BaseHTTPRequestHandler]:
                 self.blob(found[1])
             elif (found := re.fullmatch(r"/v2/os/manifests/(.+)", self.path)) and found[1] in state.manifests:
                 self.answer(200, state.change(self.path, state.manifests[found[1]]))
+            elif self.path == "/v2/os/tags/list":
+                tags = [one for one in state.manifests if ":" not in one]
+                self.answer(200, json.dumps({"tags": tags}).encode())
             else:
                 self.answer(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"not here"}]}')
 

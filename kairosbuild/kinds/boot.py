@@ -1,0 +1,100 @@
+"""Kind `boot`: what a machine needs to start an image, as one artifact: kernel image and all layers as it mounts them.
+
+Nodes upgrade from it: they find it as a referrer of the image, and fetch the layers they lack. A disk that
+names it has the very same boot entry, so that machines installed from either agree on what they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kairosbuild.artifacts.document import File, document
+from kairosbuild.artifacts.entry import CONSOLE, boot_entry, entry_document, unified
+from kairosbuild.artifacts.stack import stack_of_image
+from kairosbuild.boot.survey import PLACES
+from kairosbuild.core.errors import nearest
+from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.recipe.fields import ref, texts
+
+
+def _places(given: Iterable[str]) -> str:
+    for place in given:
+        if place not in PLACES:
+            return f"{place!r} is no writable place; {nearest(place, PLACES)}"
+    return ""
+
+
+def _folders(given: Iterable[str]) -> str:
+    for path in given:
+        top = path.partition("/")[0]
+        if any(part in ("", ".", "..") for part in path.split("/")) or "," in path or " " in path:
+            return f"{path!r} is no plain path; write it as var/lib/containers"
+        if top not in PLACES or "/" not in path:
+            return f"{path!r} lies in no writable place; those are {', '.join(PLACES)}"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class BootSpec:
+    """An image as machines start it."""
+
+    image: str = ref("The image.", accepts=("image",))
+    initrd: str = ref("An initrd of its own instead of the one that all share.", "", accepts=("initrd",))
+    persistent: tuple[str, ...] = texts(
+        "Places whose changes outlive a restart, on the filesystem kbuild-state: any of etc, var, home, root, "
+        "opt, srv. The others are as the image has them after each start.",
+        (),
+        check=_places,
+        example="[etc, var, home, root]",
+    )
+    binds: tuple[str, ...] = texts(
+        "Folders that are plain folders of the persistent partition, not overlays: for containers, say.",
+        (),
+        check=_folders,
+        example="[var/lib/containers]",
+    )
+    cmdline: tuple[str, ...] = texts("Kernel arguments, after those that find the root.", CONSOLE)
+
+
+class Boot:
+    """See the module."""
+
+    name: ClassVar[str] = "boot"
+    version: ClassVar[int] = 3
+    Spec: ClassVar[type] = BootSpec
+    produces: ClassVar[str] = "boot"
+
+    def tools(self, spec: BootSpec) -> tuple[str, ...]:
+        """mkfs.erofs and zstd; the stub and what the initrd is made of."""
+        return ("image", "boot")
+
+    def lock(self, spec: BootSpec, locker: Locker) -> Locked:
+        """Nothing is mutable."""
+        return UNLOCKED
+
+    def build(self, task: Task) -> Outputs:
+        """Seal the layers, assemble the kernel image, list both."""
+        spec: BootSpec = task.spec
+        stack = stack_of_image(task)
+        entry = boot_entry(task, stack, spec.cmdline, state(spec))
+        kernel = task.put_bytes(unified(task, entry))
+        files = [File("os.efi", "uki", kernel)]
+        files += [File(name, "layer.erofs", blob) for name, blob in stack.forms.items()]
+        return {
+            "artifact": task.put_bytes(document("boot", files)),
+            "uki": kernel,
+            "entry": task.put_bytes(entry_document(entry)),
+            "of": task.inputs["image"][0].outputs["image"],
+        }
+
+
+def state(spec: BootSpec) -> tuple[str, ...]:
+    """The kernel arguments that say what is kept."""
+    found = []
+    if spec.persistent:
+        found.append("kbuild.keep=" + ",".join(sorted(spec.persistent)))
+    if spec.binds:
+        found.append("kbuild.bind=" + ",".join(sorted(spec.binds)))
+    return tuple(found)

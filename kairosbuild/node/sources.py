@@ -1,0 +1,78 @@
+"""Where a machine's configuration comes from: the image, a drive, the kernel's command line, its own files."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kairosbuild.node import config, machine, uki
+from kairosbuild.node.problem import Problem
+
+EMBEDDED = Path("/usr/lib/kbuild/config.yaml")
+OWN = Path("/etc/kbuild/config.d")
+DRIVES = ("cidata", "CIDATA", "kbuild-config", "KBUILD-CONFIG")
+_LABELS = Path("/dev/disk/by-label")
+_NAMES = ("user-data", "config.yaml", "cloud-config.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A configuration's text, and what it is called in a message."""
+
+    name: str
+    text: str
+
+
+def gather() -> dict[str, Any]:
+    """All configurations as one, later ones over earlier ones. Raises Problem `bad-config` for any bad one."""
+    found, problems = [], []
+    for source in sources():
+        try:
+            found.append(config.read(source.text, source.name))
+        except Problem as problem:
+            problems.append(str(problem))
+    if problems:
+        raise Problem("\n".join(problems), reason="bad-config")
+    return config.merged(found)
+
+
+def sources() -> Iterator[Source]:
+    """Every configuration there is: the image's, a drive's, the command line's, the machine's own."""
+    if EMBEDDED.exists():
+        yield _file(EMBEDDED)
+    yield from _drives()
+    if given := uki.argument(Path("/proc/cmdline").read_text(), "kbuild.config"):
+        yield from_argument(given)
+    if OWN.is_dir():
+        yield from map(_file, sorted(OWN.glob("*.yaml")))
+
+
+def from_argument(given: str) -> Source:
+    """The configuration in a kernel argument, base64. Raises Problem `bad-config`."""
+    try:
+        return Source("kbuild.config", base64.b64decode(given, validate=True).decode())
+    except ValueError as problem:
+        raise Problem(f"kbuild.config is no base64: {problem}", reason="bad-config") from problem
+
+
+def _drives() -> Iterator[Source]:
+    for label in DRIVES:
+        device = _LABELS / label
+        place = machine.RUN / "config-drive"
+        if not device.exists():
+            continue
+        if not os.path.ismount(place):
+            place.mkdir(parents=True, exist_ok=True)
+            machine.run("mount", "-o", "ro,nosuid,nodev,noexec", str(device), str(place))
+        try:
+            yield from (_file(place / name) for name in _NAMES if (place / name).is_file())
+        finally:
+            machine.run("umount", str(place))
+
+
+def _file(path: Path) -> Source:
+    return Source(str(path), path.read_text(errors="replace"))
