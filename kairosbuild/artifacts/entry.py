@@ -9,7 +9,7 @@ from kairosbuild.artifacts.stack import Stack
 from kairosbuild.boot import initrd, layerfs, uki
 from kairosbuild.boot.files import Files, index_of
 from kairosbuild.boot.survey import cuts
-from kairosbuild.core.canonical import loads
+from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError, NodeError
 from kairosbuild.graph.action import Action
