@@ -15,7 +15,7 @@ COMMAND = ("/bin/sh", "-eu", "/in/driver")
 """Run in the tools tree `qemu`, with `driver` and what the machine starts from as inputs; leaves `OUTPUTS`."""
 
 OUTPUTS = ("verdict", "serial", "guest", "screen")
-FAILURE = r"Oops|not syncing|Failed to start|kbuild: FAILED|verity: .* is corrupted"
+FAILURE = r"Oops|not syncing|Failed to start|ERROR: .* failed to start|kbuild: FAILED|verity: .* is corrupted"
 """What must not stand on the console of a machine that starts well, as an extended regular expression."""
 
 REFUSED = (
@@ -27,6 +27,10 @@ EXPECT = {
     "refused": REFUSED,
 }
 """Markers by name. `refused` is the firmware's word for what Secure Boot does not let start."""
+
+EXPECT_WHOLE = {"multi-user": r"OpenRC [0-9.]+ is starting up.*login: *$"}
+"""Markers that take more than one line, the whole console being one: OpenRC says nothing when it is through
+its runlevels, and what starts it asks for a login only then."""
 
 FIRMWARES = ("uefi", "bios", "secure-boot")
 _OVMF = "/usr/share/OVMF"
@@ -122,6 +126,7 @@ def environment(*, expect: str, seconds: int, test: bool = False, tpm: bool = Fa
     """What the driver reads; `expect` is a marker's name or an extended regular expression."""
     return {
         "EXPECT": EXPECT.get(expect, expect),
+        "EXPECT_WHOLE": EXPECT_WHOLE.get(expect, ""),
         "FAILURE": FAILURE,
         "SECONDS_MAX": str(seconds),
         "GUEST": "yes" if test else "",

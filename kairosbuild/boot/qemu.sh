@@ -1,7 +1,8 @@
 # Starts the machine that the arguments describe and watches its serial console until what is expected has
 # shown, something went wrong, or time is over. Leaves in /out: verdict (one word), serial, guest (what the
-# checks inside wrote) and screen (PNG); prints the console. The environment says the rest: EXPECT and FAILURE
-# (extended regular expressions), SECONDS_MAX, GUEST (the checks inside have to end too), TPM.
+# checks inside wrote) and screen (PNG); prints the console. The environment says the rest: EXPECT and FAILURE,
+# extended regular expressions of a line, EXPECT_WHOLE, one of the whole console as a line, or nothing;
+# SECONDS_MAX, GUEST (the checks inside have to end too), TPM.
 serial=/out/serial
 : > $serial
 : > /out/guest
@@ -54,6 +55,8 @@ while [ -z "$verdict" ]; do
         elif grep -aqE "$FAILURE" /tmp/console; then
             verdict=failed
         elif grep -aqE "$EXPECT" /tmp/console; then
+            reached=yes
+        elif [ -n "$EXPECT_WHOLE" ] && tr '\n' ' ' < /tmp/console | grep -aqE "$EXPECT_WHOLE"; then
             reached=yes
         fi
     elif [ -z "$alive" ]; then

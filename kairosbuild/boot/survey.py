@@ -10,14 +10,14 @@ from typing import Any
 from kairosbuild.oci.entry import OPAQUE, hidden_by, is_opaque, is_whiteout
 from kairosbuild.oci.index import Index
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same index would be surveyed otherwise."""
 
 PLACES = ("etc", "var", "home", "root", "opt", "srv")
 """A machine's writable places, each an overlay of the layers' own folders; `initrd.sh` has the same list."""
 
 _MODULE = re.compile(r"(?:usr/)?lib/modules/([^/]+)/(.+)")
-_KERNEL = re.compile(r"(?:boot/vmlinuz-|usr/lib/modules/)([^/]+?)(?:/vmlinuz)?")
+_KERNEL = re.compile(r"(?:boot/vmlinuz-|(?:usr/)?lib/modules/)([^/]+?)(?:/vmlinuz)?")
 _LIBRARY = re.compile(r"(?:usr/)?(?:local/)?lib(?:64|/[^/]+-linux-[^/]+)?/lib[^/]*\.so(?:\.[^/]*)?")
 _PENDING = re.compile(
     r"(?:usr/lib|etc)/(?:sysusers\.d|udev/hwdb\.d|systemd/catalog)/[^/]+|usr/lib/systemd/catalog/[^/]+"

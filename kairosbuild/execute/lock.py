@@ -150,7 +150,7 @@ class LockPhase:
         locker = NodeLocker(self, node)
         try:
             return node.kind.lock(node.spec, locker)
-        except InputError as error:
+        except KbuildError as error:
             error.origin = error.origin or node.declaration.origin
             raise
         finally:

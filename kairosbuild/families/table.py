@@ -8,6 +8,7 @@ from importlib import import_module
 from kairosbuild.families.family import Family
 
 _PLACES = {
+    "apk": "apk.Apk",
     "apt": "apt.Apt",
     "dnf": "dnf.Dnf",
 }

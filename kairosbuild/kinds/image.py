@@ -334,10 +334,16 @@ def _depmod(task: Task, version: str, holders: Sequence[_Layer]) -> Outputs:
                 platform=task.platform,
             )
         )
-        return {f"usr/{path}": blob for path, blob in done.outputs.items() if blob.size}
+        return {f"{prefix}{path}": blob for path, blob in done.outputs.items() if blob.size}
 
+    prefix = "" if any(_has_lib(one.survey) for one in holders) else "usr/"
     preimage = {"version": version, "layers": [one.digest for one in layers], "tools": tools.digest}
-    return task.derive("settle-depmod", 1, preimage, make)
+    return task.derive("settle-depmod", 1, preimage | ({} if prefix else {"lib": "lib"}), make)
+
+
+def _has_lib(one: Survey) -> bool:
+    """Whether /lib is a folder there, as on a distribution without merged /usr."""
+    return one.top.get("lib") == "d" or any(path.partition("/")[0] == "lib" for path in one.implied)
 
 
 def _unsettled_libraries(layers: Sequence[_Layer]) -> list[_Layer]:

@@ -49,6 +49,8 @@ APT = (
     *(f"kairosbuild.sources.{name}" for name in ("dpkg", "apt", "deb")),
 )
 DNF = ("kairosbuild.families.dnf", "kairosbuild.families.traces")
+APK = ("kairosbuild.families.apk", "kairosbuild.sources.apkindex")
+FAMILIES = (*APT, *DNF, *APK)
 EXTENSION = (*DISK, "kairosbuild.artifacts.extension", *WRITER)
 NODE = PACKAGE / "node"
 AGENT = (
@@ -59,12 +61,11 @@ AGENT = (
 )
 ALSO = {
     "base": (*APT, "kairosbuild.families.below", *STEP),
-    "packages": (*APT, *DNF, *STEP),
+    "packages": (*FAMILIES, *STEP),
     "run": STEP,
     "overlay": WRITER,
     "kernel": (
-        "kairosbuild.families.apt",
-        "kairosbuild.sources.deb",
+        *FAMILIES,
         "kairosbuild.sources.rpm",
         *KERNELS,
         "kernels/kernel.sh",
