@@ -44,7 +44,7 @@ ONLY_IN = {
     "diskcache": {"store/disk.py"},
     "tqdm": {"cli/progress.py"},
     "oras": {"registry/client.py"},
-    "cryptography": {"keys/keys.py", "keys/token.py", "keys/certificate.py"},
+    "cryptography": {"keys/keys.py", "keys/token.py", "keys/certificate.py", "sources/apkindex.py"},
     "nacl": {"keys/cosignkey.py"},
     "pkcs11": {"keys/token.py"},
     "pysequoia": {"sources/openpgp.py"},
