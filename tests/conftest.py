@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+# What this machine's user downloaded before must not decide a test; tests of that name a folder of their own.
+os.environ["KBUILD_DOWNLOADS"] = ""
+
 sys.path.insert(0, str(Path(__file__).parent))  # tests share peers.py
 
 

@@ -10,6 +10,7 @@ import argparse
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from kairosbuild.registry.retry import Limits
     from kairosbuild.registry.target import Target
     from kairosbuild.sources.download import Downloader
+    from kairosbuild.sources.shared import Downloads
     from kairosbuild.store.store import Store
 
 
@@ -154,7 +156,7 @@ class Parts:
         """Bring pinned files into the store."""
         from kairosbuild.sources.download import Wanted
 
-        missing = [one for one in wanted if not self.store.cas.has(_blob(one))]
+        missing = self._not_downloaded_before([one for one in wanted if not self.store.cas.has(_blob(one))])
         self._refuse_offline(one.uri for one in missing)
         for one in missing:
             if one.uri.startswith(_IMAGES):
@@ -162,19 +164,40 @@ class Parts:
         plain = [Wanted(m.uri, m.digest, m.size) for m in missing if not m.uri.startswith(_IMAGES)]
         if plain:
             self.downloader.get(plain)
+        if missing and self.downloads:
+            self.downloads.keep([one.digest for one in missing], self.store.cas)
+
+    def _not_downloaded_before(self, wanted: Sequence[Material]) -> Sequence[Material]:
+        """Take from the person's own downloads what is there; the rest."""
+        if not wanted or self.downloads is None:
+            return wanted
+        found = self.downloads.take([_blob(one) for one in wanted], self.store.cas)
+        return [one for one in wanted if one.digest not in found]
+
+    @cached_property
+    def downloads(self) -> Downloads | None:
+        """What this person fetched before, in whatever workspace."""
+        from kairosbuild.sources.shared import find
+
+        return find(os.environ, self.workspace.cache.downloads)
 
     def file(self, uri: str, *, digest: str | None = None, size: int | None = None) -> Path:
         """One file, for the lock phase."""
         from kairosbuild.core.digest import Blob
         from kairosbuild.sources.download import Wanted
 
-        if digest and size is not None and self.store.cas.has(Blob(digest, size)):
-            return self.store.cas.path(digest)
+        if digest and size is not None:
+            known = Blob(digest, size)
+            if self.store.cas.has(known) or (self.downloads and self.downloads.take([known], self.store.cas)):
+                return self.store.cas.path(digest)
         self._refuse_offline([uri])
         if uri.startswith(_IMAGES):
-            return self.store.cas.path(self._image_file(uri, digest, size).digest)
-        got = self.downloader.get([Wanted(uri, digest or "", size)])
-        return self.store.cas.path(got[uri].digest)
+            found = self._image_file(uri, digest, size)
+        else:
+            found = self.downloader.get([Wanted(uri, digest or "", size)])[uri]
+        if digest and self.downloads:
+            self.downloads.keep([digest], self.store.cas)
+        return self.store.cas.path(found.digest)
 
     @property
     def downloader(self) -> Downloader:

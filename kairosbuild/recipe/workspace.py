@@ -95,6 +95,9 @@ class UserCache:
         None,
         pattern=r"(?:/|~/|env://|pkcs11:).*",
     )
+    downloads: str | None = text(
+        "Folder of downloads that all workspaces share; empty for none.", None, pattern=r"(?:(?:/|~/).*)?"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class Cache:
     insecure: bool = False
     sign: str = ""
     trust: tuple[str, ...] = ()
+    downloads: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,7 @@ def _with_user(workspace: Workspace, file: Path) -> Workspace:
         from_=cache.from_ if own.from_ is None else own.from_,
         to=cache.to if own.to is None else own.to,
         sign=_own_key(own.sign) if own.sign else cache.sign,
+        downloads=own.downloads,
     )
     return replace(workspace, cache=merged, mirrors={**workspace.mirrors, **found.mirrors})
 
