@@ -68,6 +68,7 @@ KEY = flag(
     metavar="KEY",
 )
 
+DRY = flag("--dry-run", help="say what would be published, and send nothing", action="store_true")
 CACHE_FROM = flag(
     "--cache-from",
     help="look results up in this repository of a registry (may be repeated)",
@@ -102,6 +103,7 @@ VERBS = (
             flag("--push", help="publish to this registry reference instead of the recipe's", metavar="REF"),
             SIGN,
             flag("--no-publish", help="build only", action="store_true"),
+            DRY,
             flag(
                 "-o",
                 "--output",
@@ -195,6 +197,7 @@ VERBS = (
         (
             RECIPE,
             flag("reference", help="where to, e.g. localhost:5000/os/debian", metavar="REF"),
+            DRY,
             *INPUT[1:],
             *BUILDING,
             JSON,

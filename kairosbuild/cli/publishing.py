@@ -35,6 +35,8 @@ def publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str) 
     if known := _still_there(note, where, parts):
         return [{**row, "uploaded": 0, "skipped": True} for row in known]
     rows = _publish(parts, outcome, targets, where)
+    if _dry(parts):
+        return rows
     write_bytes(note, json.dumps(rows).encode())
     return rows
 
@@ -84,6 +86,7 @@ def _publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str)
         target, items, tags, cas=parts.store.cas, transport=made, events=parts.events,
         origin=lambda _: origin, bring=lambda blob: parts.bring([blob]),
         attachments=_attachments(parts, outcome),
+        fixed=parts.workspace.registry.immutable, dry=_dry(parts),
     )  # fmt: skip
     return [asdict(one) for one in done]
 
@@ -106,6 +109,10 @@ def _proof_of(parts: Parts, outcome: Outcome) -> list[Any]:
     from kairosbuild.cli import proofs
 
     return [publish.sbom, proofs.key_of(parts, outcome), *proofs.inputs(parts)]
+
+
+def _dry(parts: Parts) -> bool:
+    return bool(getattr(parts.arguments, "dry_run", False))
 
 
 def _item(outcome: Outcome, name: str) -> Any:

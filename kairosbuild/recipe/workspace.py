@@ -57,6 +57,9 @@ class RegistrySettings:
 
     to: str = text("A reference, or `oci:DIR`.", "", example="registry.example.com/os")
     insecure: bool = flag("Speak plain HTTP to it.")
+    immutable: tuple[str, ...] = texts(
+        "Tags (patterns such as `v*`) that are never moved once they are there.", ()
+    )
 
 
 @dataclass(frozen=True, slots=True)

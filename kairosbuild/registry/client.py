@@ -250,6 +250,8 @@ class Client:
             raise Fault(text, reason=reason, after=seconds_asked(response.headers.get("Retry-After")))
         if status == 401:
             raise self._unauthorised(f"says {detail or status}")
+        if "immutable" in detail.lower() or (status == 409 and "/manifests/" in path):
+            raise HostError(text, reason="tag-immutable", hint="publish under another tag")
         reason, hint = {
             403: ("registry-denied", "has this account the right to do it?"),
             404: ("registry-not-found", "is the name right, and may this account see it?"),

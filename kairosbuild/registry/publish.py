@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
+from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import HostError, InputError
 from kairosbuild.core.events import Events
@@ -20,11 +22,15 @@ from kairosbuild.registry.documents import (
     artifact_package,
     image_package,
 )
+from kairosbuild.registry.manifests import read_image, subject_of
 from kairosbuild.registry.reference import is_tag
-from kairosbuild.registry.referrers import Referrer, attach
-from kairosbuild.registry.target import Manifest, OpenStream, Progress, Target
+from kairosbuild.registry.referrers import Referrer, attach, tell
+from kairosbuild.registry.target import INDEX, Manifest, OpenStream, Progress, Target
 from kairosbuild.registry.transfers import JOBS, in_parallel, move
 from kairosbuild.store.cas import Cas
+
+SYSTEM = "application/vnd.kairosbuild.system.v1"
+NODE = "dev.kairosbuild.node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ def publish(
     events: Events,
     origin: Callable[[str], str] = lambda _: "",
     bring: Callable[[Blob], None] = lambda _: None,
+    fixed: Sequence[str] = (),
+    dry: bool = False,
     jobs: int = JOBS,
     attachments: Attachments | None = None,
 ) -> tuple[Published, ...]:
@@ -64,18 +72,28 @@ def publish(
 
     `transport` gives a layer's compressed form; `origin` tells which repository of the same registry may
     have a blob of this digest, so that it is mounted rather than sent. `bring` is called before a blob is read
-    that may be elsewhere (in a shared cache). Raises InputError
-    (`bad-tag`), HostError (`registry-…`, `blob-corrupt`).
+    that may be elsewhere (in a shared cache). Tags that match a pattern of `fixed` are never moved. With `dry`
+    nothing is sent, and `uploaded` is what would be.
+
+    Several nodes are tied together by an index, TAG-index. Raises InputError (`bad-tag`), HostError
+    (`registry-…`, `blob-corrupt`, `tag-immutable`).
     """
     made = packages(items, Sources(cas, bring), transport)
     named = _names(made, items, tags)
     with target.writing():
         wanted = {tag: p.manifest for tag, p in named.items()}
-        stale = [tag for tag, manifest in wanted.items() if target.head_manifest(tag) != manifest.blob.digest]
-        fresh = [p for p in made if any(named[tag] is p for tag in stale)]
-        sent = _send(target, fresh, cas=cas, events=events, origin=origin, jobs=jobs)
-        said = {p.name: attach(target, p.manifest, attachments(target, p)) for p in made if attachments}
-        if stale:
+        wanted |= _indexes(made, items, tags, wanted)
+        there = {tag: target.head_manifest(tag) for tag in wanted}
+        stale = [tag for tag, manifest in wanted.items() if there[tag] != manifest.blob.digest]
+        _refuse_to_move([tag for tag in stale if there[tag]], fixed)
+        fresh = [p for p in made if any(named.get(tag) is p for tag in stale)]
+        sent = _send(target, fresh, cas=cas, events=events, origin=origin, jobs=jobs, dry=dry)
+        said: dict[str, tuple[str, ...]] = {}
+        if attachments and not dry:
+            said = {p.name: attach(target, p.manifest, attachments(target, p)) for p in made}
+        if stale and not dry:
+            for manifest in {wanted[tag].blob: wanted[tag] for tag in stale if tag not in named}.values():
+                target.put_manifest(manifest)
             target.tag({tag: wanted[tag] for tag in stale})
     done = (_published(target, p, named, sent, fresh) for p in made)
     return tuple(replace(one, referrers=said.get(one.name, ())) for one in done)
@@ -121,6 +139,7 @@ def _send(
     events: Events,
     origin: Callable[[str], str],
     jobs: int,
+    dry: bool,
 ) -> dict[Blob, int]:
     """Bring blobs, then manifests, of these packages; the bytes that each blob took."""
     absent = [p for p in packages if target.head_manifest(p.manifest.blob.digest) is None]
@@ -128,6 +147,9 @@ def _send(
     there = in_parallel(target.has_blob, sources, jobs=jobs)
     lacking = [blob for blob, found in zip(sources, there, strict=True) if not found]
     sent: dict[Blob, int] = {}
+    if dry:
+        manifests = {p.manifest.blob: len(p.manifest.data) for p in absent}
+        return {**{blob: blob.size for blob in lacking}, **manifests}
 
     def one(blob: Blob, progress: Progress) -> int:
         try:
@@ -142,9 +164,41 @@ def _send(
 
     move(lacking, one, events, verb="push", jobs=jobs)
     for package in absent:
-        target.put_manifest(package.manifest)
+        noted = target.put_manifest(package.manifest)
         sent[package.manifest.blob] = len(package.manifest.data)
+        if not noted and (subject := subject_of(package.manifest)):
+            tell(target, subject, [package.manifest])
     return sent
+
+
+def _indexes(
+    made: Sequence[Package], items: Sequence[Item], tags: Sequence[str], taken: Mapping[str, Manifest]
+) -> dict[str, Manifest]:
+    """What belongs together in one list, so that one name leads to all of it; nothing for a single node."""
+    if len(made) < 2:
+        return {}
+    rows = [
+        {**p.manifest.descriptor(), **_kind_of(p.manifest), "annotations": {NODE: item.name}}
+        for p, item in zip(made, items, strict=True)
+    ]
+    document = {"schemaVersion": 2, "mediaType": INDEX, "artifactType": SYSTEM, "manifests": rows}
+    index = Manifest(INDEX, canonical.dumps(document))
+    return {name: index for tag in tags if is_tag(name := f"{tag}-index") and name not in taken}
+
+
+def _kind_of(manifest: Manifest) -> dict[str, str]:
+    found = read_image(manifest, "").artifact_type
+    return {"artifactType": found} if found else {}
+
+
+def _refuse_to_move(tags: Sequence[str], fixed: Sequence[str]) -> None:
+    """Raises HostError `tag-immutable`, before anything is sent."""
+    if held := [tag for tag in tags if any(fnmatchcase(tag, pattern) for pattern in fixed)]:
+        raise HostError(
+            f"the tag {held[0]} is there, means something else, and is not to be moved",
+            reason="tag-immutable",
+            hint="publish under another tag; `registry.immutable` of BUILD.yaml says which are fixed",
+        )
 
 
 def _published(

@@ -84,7 +84,7 @@ def attach(target: Target, subject: Manifest, referrers: Sequence[Referrer]) -> 
     untracked = [package for package in fresh if not target.put_manifest(package.manifest)]
     if untracked:
         target.tag({tag_of(digest, package.name): package.manifest for package in untracked})
-        _merge(target, digest, [_descriptor(package.manifest) for package in untracked])
+        tell(target, digest, [package.manifest for package in untracked])
     return tuple(package.manifest.blob.digest for package in packages)
 
 
@@ -92,6 +92,11 @@ def _known(target: Target, digest: str) -> frozenset[str]:
     """The digests that the target lists as referrers of this one."""
     listing = target.referrers(digest)
     return frozenset(one.blob.digest for one in (_fallback(target, digest) if listing is None else listing))
+
+
+def tell(target: Target, digest: str, manifests: Sequence[Manifest]) -> None:
+    """List these under the fallback tag of the manifest they refer to, for a registry that lists none itself."""
+    _merge(target, digest, [_descriptor(manifest) for manifest in manifests])
 
 
 def put(target: Target, package: Package) -> None:

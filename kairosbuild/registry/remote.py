@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +14,7 @@ from kairosbuild.core.atomic import replacing
 from kairosbuild.core.digest import CHUNK, Blob, is_digest
 from kairosbuild.core.errors import HostError
 from kairosbuild.registry.client import Access, Client, Response, read_all, read_chunks
+from kairosbuild.registry.hashing import Hashing
 from kairosbuild.registry.manifests import read_index
 from kairosbuild.registry.reference import Reference
 from kairosbuild.registry.retry import Fault
@@ -272,26 +272,29 @@ class _Received:
 
     def __init__(self, out: BinaryIO, size: int) -> None:
         self._out, self._size = out, size
-        self._sha = hashlib.sha256()
-        self.moved = 0
+        self._sha = Hashing(size)
+
+    @property
+    def moved(self) -> int:
+        """Bytes so far."""
+        return self._sha.size
 
     @property
     def blob(self) -> Blob:
         """What it is."""
-        return Blob(f"sha256:{self._sha.hexdigest()}", self.moved)
+        return Blob(self._sha.digest(), self.moved)
 
     def take(self, chunk: bytes) -> None:
         """More of it."""
         self._sha.update(chunk)
         self._out.write(chunk)
-        self.moved += len(chunk)
 
     def restart(self) -> None:
         """From the first byte."""
         if self.moved:
             self._out.seek(0)
             self._out.truncate()
-            self._sha, self.moved = hashlib.sha256(), 0
+            self._sha = Hashing(self._size)
 
 
 class _Upload:
@@ -313,20 +316,19 @@ class _Upload:
             raise HostError(what, reason="blob-unreadable") from problem
 
     def _chunks(self) -> Iterator[bytes]:
-        sha, read, held = hashlib.sha256(), 0, b""
+        sha, held = Hashing(self._blob.size), b""
         with self._open() as stream:
             while chunk := stream.read(CHUNK):
                 sha.update(chunk)
                 if held:
                     yield held
-                    self._progress(read)
-                read += len(chunk)
+                    self._progress(sha.size - len(chunk))
                 held = chunk
-        if Blob(f"sha256:{sha.hexdigest()}", read) != self._blob:
+        if Blob(sha.digest(), sha.size) != self._blob:
             what = f"the stored bytes are not {self._blob.digest} any more"
             raise HostError(what, reason="blob-corrupt", hint="`kbuild cache verify` removes what is damaged")
         yield held
-        self._progress(read)
+        self._progress(sha.size)
 
 
 def _with_query(url: str, **more: str) -> str:

@@ -12,6 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from kairosbuild.core.digest import of_bytes
 
+INDEX = "application/vnd.oci.image.index.v1+json"
+
 
 @dataclass
 class Fault:
@@ -43,7 +45,10 @@ class Seen:
 
 
 class FaultServer:
-    """`tokens` switches token authentication on; `login` (base64) is what it then wants to push."""
+    """A registry as the specification 1.1 has it; `referrers` gives it the referrers API.
+
+    `tokens` switches token authentication on; `login` (base64) is what it then wants to push.
+    """
 
     def __init__(self, *, tokens: bool = False, login: str = "") -> None:
         self.faults: list[Fault] = []
@@ -56,6 +61,8 @@ class FaultServer:
         self.expired: set[str] = set()
         self.realm = ""
         self.ranges = True
+        self.referrers = False
+        self.parts: list[bytes] = []  # of uploads in several requests
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.host = f"127.0.0.1:{self._server.server_port}"
@@ -109,7 +116,7 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.close()
                 return
-            self.data = self.rfile.read(length)
+            self.data = self.read_body(length)
             if len(self.data) < length:  # the client left
                 self.close_connection = True
                 return
@@ -120,7 +127,7 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
             elif self.allowed():
                 self.serve()
 
-        do_GET = do_HEAD = do_PUT = do_POST = handle_any
+        do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any
 
         def allowed(self) -> bool:
             if not state.tokens:
@@ -160,6 +167,13 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
                 self.give(found, "application/octet-stream")
             elif match := re.fullmatch(r"/v2/(.+)/manifests/(.+)", self.route):
                 self.manifest(match[1], match[2])
+            elif state.referrers and (match := re.fullmatch(r"/v2/(.+)/referrers/(sha256:.+)", self.route)):
+                self.list_referrers(match[1], match[2])
+            elif self.route == "/v2/":
+                self.answer(200, b"{}")
+            elif match := re.fullmatch(r"/v2/(.+)/tags/list", self.route):
+                tags = sorted(state.tags(match[1]))
+                self.answer(200, json.dumps({"name": match[1], "tags": tags}).encode())
             else:
                 self.answer(404, b'{"errors":[{"code":"NAME_UNKNOWN","message":"no such repository"}]}')
 
@@ -172,6 +186,15 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
                 self.answer(202, b"", {"Location": f"/v2/{repository}/blobs/uploads/1?state=a%2Bb"})
 
         def finish_upload(self, repository: str) -> None:
+            if self.command == "PATCH":
+                state.parts.append(
+                    state.parts[int(self.query["part"])] + self.data if "part" in self.query else self.data
+                )
+                place = f"/v2/{repository}/blobs/uploads/1?state=a%2Bb&part={len(state.parts) - 1}"
+                self.answer(202, b"", {"Location": place, "Range": f"0-{len(state.parts[-1]) - 1}"})
+                return
+            if "part" in self.query:
+                self.data = state.parts[int(self.query["part"])] + self.data
             digest = self.query["digest"]
             if of_bytes(self.data).digest != digest or self.query.get("state") != "a+b":
                 self.answer(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"not that"}]}')
@@ -182,17 +205,45 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
         def manifest(self, repository: str, version: str) -> None:
             if self.command == "PUT":
                 document = json.loads(self.data)
-                named = [document["config"], *document["layers"]]
-                if any((repository, d["digest"]) not in state.blobs for d in named):
+                named = [document["config"], *document["layers"]] if "config" in document else []
+                listed = document.get("manifests", [])
+                if any((repository, d["digest"]) not in state.blobs for d in named) or any(
+                    (repository, d["digest"]) not in state.manifests for d in listed
+                ):
                     self.answer(400, b'{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"incomplete"}]}')
                     return
                 digest = of_bytes(self.data).digest
                 for name in (digest, version):
                     state.manifests[repository, name] = self.headers["Content-Type"], self.data
-                self.answer(201, b"", {"Docker-Content-Digest": digest})
+                headers = {"Docker-Content-Digest": digest}
+                if state.referrers and "subject" in document:
+                    headers["OCI-Subject"] = document["subject"]["digest"]
+                self.answer(201, b"", headers)
                 return
             media_type, data = state.manifests.get((repository, version), ("", None))
             self.give(data, media_type)
+
+        def list_referrers(self, repository: str, digest: str) -> None:
+            rows = []
+            for (held, name), (media_type, data) in sorted(state.manifests.items()):
+                document = json.loads(data)
+                if held == repository and ":" in name and document.get("subject", {}).get("digest") == digest:
+                    row = {"mediaType": media_type, **of_bytes(data).json()}
+                    row["artifactType"] = document.get("artifactType") or document["config"]["mediaType"]
+                    row["annotations"] = document.get("annotations", {})
+                    rows.append(row)
+            index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": rows}
+            self.answer(200, json.dumps(index).encode(), {"Content-Type": INDEX})
+
+        def read_body(self, length: int) -> bytes:
+            if self.headers.get("Transfer-Encoding", "") != "chunked":
+                return self.rfile.read(length)
+            data = b""
+            while size := int(self.rfile.readline(), 16):
+                data += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return data
 
         def give(self, data: bytes | None, media_type: str) -> None:
             if data is None:

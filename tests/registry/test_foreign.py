@@ -215,9 +215,9 @@ def test_a_registry_killed_half_way_is_whole_afterwards(tmp_path: Path, cas: Cas
         target, _ = Registries().open(f"{host}/os")
         assert target.tags() == ()
         (image, artifact) = send(f"{host}/os", cas)
-        assert target.tags() == ("latest", "latest-disk")
+        assert {"latest", "latest-disk", "latest-index"} < set(target.tags())
         assert (image.skipped, artifact.skipped) == (False, False)
-        for tag in target.tags():
+        for tag in ("latest", "latest-disk"):
             for blob in resolve(target, tag, "linux/amd64").blobs:
                 target.get_blob(blob, tmp_path / "read" / blob.hex)
 
@@ -241,7 +241,7 @@ def test_a_registry_that_is_back_in_time_is_no_failure(tmp_path: Path, cas: Cas)
     try:
         send(f"{host}/os", cas, limits=limits, events=Events(bounce))
         target, _ = Registries().open(f"{host}/os")
-        assert target.tags() == ("latest", "latest-disk")
+        assert {"latest", "latest-disk", "latest-index"} < set(target.tags())
     finally:
         again.__exit__(None, None, None)
         stack.__exit__(None, None, None)

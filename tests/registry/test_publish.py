@@ -24,6 +24,7 @@ from kairosbuild.registry.fetch import download
 from kairosbuild.registry.manifests import resolve
 from kairosbuild.registry.publish import Published, publish
 from kairosbuild.registry.pull import pull
+from kairosbuild.registry.referrers import listed
 from kairosbuild.registry.registries import Registries
 from kairosbuild.registry.retry import Limits
 from kairosbuild.registry.target import Target
@@ -78,11 +79,24 @@ def opened(host: str, repository: str = "os/debian") -> Target:
     return Registries(limits=QUICK).open(f"{host}/{repository}")[0]
 
 
+def fallback(image: Published) -> str:
+    """The tag of an image's referrers, where the registry keeps none."""
+    return image.digest.replace(":", "-")
+
+
 def test_an_image_and_its_disk(build: Build, faults: FaultServer) -> None:
     image, disk = build.publish(opened(faults.host), build.image(), build.disk(), tags=("latest", "1.0"))
     assert image.references == (f"{faults.host}/os/debian:latest", f"{faults.host}/os/debian:1.0")
     assert disk.references == (f"{faults.host}/os/debian:latest-disk", f"{faults.host}/os/debian:1.0-disk")
-    assert faults.tags("os/debian") == {"latest", "1.0", "latest-disk", "1.0-disk"}
+    assert faults.tags("os/debian") == {
+        "latest",
+        "1.0",
+        "latest-disk",
+        "1.0-disk",
+        "latest-index",
+        "1.0-index",
+        fallback(image),
+    }
     assert (image.skipped, disk.skipped) == (False, False)
     assert image.uploaded == image.size
     assert disk.uploaded == disk.size
@@ -105,7 +119,7 @@ def test_the_second_time_is_one_head_for_each_tag(build: Build, faults: FaultSer
     build.publish(opened(faults.host), *items)
     faults.seen.clear()
     again = build.publish(opened(faults.host), *items)
-    assert [s.method for s in faults.seen] == ["HEAD", "HEAD"]
+    assert [s.method for s in faults.seen] == ["HEAD"] * 3  # the image, the disk, the index of both
     assert all(p.skipped and p.uploaded == 0 for p in again)
 
 
@@ -113,8 +127,9 @@ def test_order_is_blobs_manifests_tags(build: Build, faults: FaultServer) -> Non
     build.publish(opened(faults.host), build.image(), build.disk())
     puts = [s.path for s in faults.seen if s.method == "PUT"]
     kinds = ["blob" if "/uploads/" in p else "digest" if "/sha256:" in p else "tag" for p in puts]
+    kinds = [kind for kind, path in zip(kinds, puts, strict=True) if "/sha256-" not in path]
     assert kinds == sorted(kinds, key=["blob", "digest", "tag"].index)
-    assert kinds.count("tag") == 2
+    assert kinds.count("tag") == 3
 
 
 def test_only_what_changed_is_sent(build: Build, faults: FaultServer) -> None:
@@ -154,7 +169,8 @@ def test_one_subject_of_several_images(build: Build, faults: FaultServer) -> Non
     images = build.image("os", b"1"), build.image("tools", b"2")
     disks = build.disk(subject="tools"), build.disk("other")
     _, tools, *_ = build.publish(opened(faults.host), *images, *disks)
-    assert faults.tags("os/debian") == {"latest", "latest-tools", "latest-disk", "latest-other"}
+    named = {"latest", "latest-tools", "latest-disk", "latest-other", "latest-index"}
+    assert faults.tags("os/debian") == {*named, fallback(tools)}
     assert json.loads(faults.manifests["os/debian", "latest-disk"][1])["subject"]["digest"] == tools.digest
     assert "subject" not in json.loads(faults.manifests["os/debian", "latest-other"][1])
 
@@ -178,6 +194,52 @@ def test_events_tell_of_every_blob(build: Build, faults: FaultServer) -> None:
     assert last == {k: v for k, v in started.items() if v}
 
 
+def test_an_index_ties_together_what_belongs_together(build: Build, faults: FaultServer) -> None:
+    image, disk = build.publish(opened(faults.host), build.image(), build.disk())
+    index = json.loads(faults.manifests["os/debian", "latest-index"][1])
+    rows = {row["annotations"]["dev.kairosbuild.node"]: row for row in index["manifests"]}
+    assert rows["os"]["digest"] == image.digest and rows["disk"]["digest"] == disk.digest
+    assert rows["disk"]["artifactType"] == "application/vnd.kairosbuild.disk.v1"
+    build.publish(opened(faults.host, "os/alone"), build.image())
+    assert faults.tags("os/alone") == {"latest"}
+
+
+@pytest.mark.parametrize("referrers", [True, False])
+def test_an_artifact_is_found_from_its_image(build: Build, faults: FaultServer, referrers: bool) -> None:
+    faults.referrers = referrers
+    image, disk = build.publish(opened(faults.host), build.image(), build.disk())
+    (found,) = listed(opened(faults.host), image.digest)
+    assert found.blob.digest == disk.digest
+    assert (fallback(image) in faults.tags("os/debian")) != referrers
+
+
+def test_a_dry_run_sends_nothing_and_tells_how_much_it_would(build: Build, faults: FaultServer) -> None:
+    items = build.image(), build.disk()
+    dry = build.publish(opened(faults.host), *items, dry=True)
+    assert {s.method for s in faults.seen} == {"HEAD"}
+    wet = build.publish(opened(faults.host), *items)
+    assert [(p.digest, p.uploaded) for p in dry] == [(p.digest, p.uploaded) for p in wet]
+
+
+def test_fixed_tags_are_not_moved(build: Build, faults: FaultServer) -> None:
+    target = opened(faults.host)
+    how = {"tags": ("v1", "latest"), "fixed": ("v*",)}
+    build.publish(target, build.image("os", b"1"), **how)
+    assert build.publish(target, build.image("os", b"1"), **how)[0].skipped
+    faults.seen.clear()
+    with pytest.raises(HostError) as caught:
+        build.publish(target, build.image("os", b"2"), **how)
+    assert caught.value.reason == "tag-immutable" and {s.method for s in faults.seen} == {"HEAD"}
+
+
+def test_a_registry_that_moves_no_tag_is_understood(build: Build, faults: FaultServer) -> None:
+    body = b'{"errors":[{"code":"TAG_INVALID","message":"The image tag is immutable"}]}'
+    faults.fault("PUT .*/latest$", status=400, body=body)
+    with pytest.raises(HostError) as caught:
+        build.publish(opened(faults.host), build.image())
+    assert caught.value.reason == "tag-immutable"
+
+
 # -- failures ---------------------------------------------------------------------------------
 
 
@@ -193,8 +255,8 @@ def test_a_registry_that_dies_has_no_tag_on_half_an_image(
         build.publish(opened(faults.host), build.image(), build.disk())
     complete(faults)
     fault.times = 0
-    build.publish(opened(faults.host), build.image(), build.disk())
-    assert faults.tags("os/debian") == {"latest", "latest-disk"}
+    image, _ = build.publish(opened(faults.host), build.image(), build.disk())
+    assert faults.tags("os/debian") == {"latest", "latest-disk", "latest-index", fallback(image)}
     complete(faults)
 
 
@@ -217,7 +279,9 @@ def complete(server: FaultServer) -> None:
     """Every tag leads to blobs that are all there and are what they are called."""
     for (repository, _), (_, data) in server.manifests.items():
         document = json.loads(data)
-        for named in (document["config"], *document["layers"]):
+        for named in document.get("manifests", []):
+            assert (repository, named["digest"]) in server.manifests
+        for named in (document["config"], *document["layers"]) if "config" in document else ():
             assert of_bytes(server.blobs[repository, named["digest"]]).json().items() <= named.items()
 
 
@@ -236,12 +300,14 @@ def test_a_layout_heals_and_drops_what_no_tag_needs(build: Build, tmp_path: Path
     build.publish(target, build.image("os", b"a" * 999, b"b"), build.disk())
     assert names(folder) == first
 
-    build.publish(target, build.image("os", b"a" * 999, b"c"))
+    build.publish(target, build.image("os", b"a" * 999, b"c"), build.disk())
     gone = first - names(folder)
-    assert len(gone) == 3  # a layer, the configuration, the manifest; the disk's subject went with them
+    assert (
+        len(gone) == 5
+    )  # a layer, the configuration, the two manifests (the disk's names the image), the index
     found = resolve(target, "latest", "linux/amd64")
     assert all(map(target.has_blob, found.blobs))
-    assert target.tags() == ("latest", "latest-disk")
+    assert target.tags() == ("latest", "latest-disk", "latest-index")
 
 
 def test_a_foreign_folder_is_not_taken_for_a_layout(build: Build, tmp_path: Path) -> None:

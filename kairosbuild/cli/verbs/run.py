@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         outcome_json(outcome, published=published, seconds=round(time.monotonic() - began, 3))
     elif arguments.progress != "none":
-        _tell(outcome, published, time.monotonic() - began)
+        _tell(outcome, published, time.monotonic() - began, dry=arguments.dry_run)
     return code
 
 
@@ -75,16 +75,21 @@ def _copy_out(parts: Parts, outcome: Outcome, copies: Any) -> None:
         copy_out(parts, outcome, node, file)
 
 
-def _tell(outcome: Outcome, published: list[dict[str, Any]], seconds: float) -> None:
+def _tell(outcome: Outcome, published: list[dict[str, Any]], seconds: float, *, dry: bool) -> None:
+    from kairosbuild.cli.verbs.cache import size
+
     out = sys.stderr
     for row in published:
         state = style.dim("as before") if row["skipped"] else style.green("published")
+        if dry and not row["skipped"]:
+            state = style.yellow(f"would send {size(row['uploaded'])}")
         print(f"{state}  {row['references'][0]}  {style.dim(row['digest'])}", file=out)
     mark = style.green("done") if outcome.ok else style.red("failed")
     print(f"{mark}  {outcome.name}: {summary(outcome)}  {style.dim(f'{seconds:.2f} s')}", file=out)
     if (
         outcome.ok
         and published
+        and not dry
         and os.environ.get("CI") is None
         and published[0]["references"][0].startswith("oci:")
     ):
