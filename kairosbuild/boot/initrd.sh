@@ -192,6 +192,13 @@ if [ -n "$KEEP$BIND" ]; then
     mkdir -p $K/persistent
     if device=$(find_disk "$PERSISTENT") && mount -t ext4 -o rw,nodev "$device" $K/persistent; then
         KEPT=$KEEP
+        if [ -f $K/persistent/reset ]; then
+            say "the places $(tr '\n' ' ' < $K/persistent/reset)are as the image has them again"
+            for place in $(cat $K/persistent/reset); do
+                rm -rf $K/persistent/overlay/$place $K/persistent/bind/$place
+            done
+            rm -rf $K/persistent/configured $K/persistent/reset
+        fi
     else
         say "WARNING: there is no filesystem $PERSISTENT; nothing will be kept"
         BIND=

@@ -56,16 +56,27 @@ def _change_verbs(verbs: Any) -> None:
     one.add_argument("reference", nargs="?", default="", help="HOST/REPOSITORY:TAG or …@sha256:…")
     one.add_argument("--again", action="store_true", help="try an image that failed before")
     one.add_argument("--reboot", action="store_true", help="restart into it")
+    one.add_argument("--plain-http", action="store_true", help="speak to this registry without TLS")
     one.set_defaults(verb=_upgrade)
     one = verbs.add_parser("rollback", help="make the image before the one that is started next")
     one.add_argument("--reboot", action="store_true", help="restart into it")
     one.set_defaults(verb=_rollback)
     one = verbs.add_parser("repair", help="fetch damaged layers of an image anew")
     one.add_argument("reference", nargs="?", default="", help="the image; by default where it came from")
+    one.add_argument("--plain-http", action="store_true", help="speak to this registry without TLS")
     one.set_defaults(verb=_repair)
 
 
 def _service_verbs(verbs: Any) -> None:
+    one = verbs.add_parser(
+        "reset", help="give up what the machine changed: its places are as the image has them"
+    )
+    one.add_argument("--keep", action="append", default=[], metavar="PLACE", help="a place that is not wiped")
+    one.add_argument("--reboot", action="store_true", help="restart, which is when it happens")
+    one.set_defaults(verb=_reset)
+    one = verbs.add_parser("recovery", help="start the recovery system the next time, once")
+    one.add_argument("--reboot", action="store_true", help="restart into it")
+    one.set_defaults(verb=_recovery)
     one = verbs.add_parser("config", help="the machine's configuration: validate FILE, show, apply, schema")
     one.add_argument("what", choices=("validate", "show", "apply", "schema"))
     one.add_argument("file", nargs="?", default="", help="the file to validate")
@@ -88,7 +99,9 @@ def _upgrade(asked: argparse.Namespace) -> None:
     from kairosbuild.node.upgrade import upgrade
 
     here, declared = machine.here(), settings.load()
-    offer, repository = _offered(asked.reference or declared.upgrade or _reference_of(here), declared)
+    offer, repository = _offered(
+        asked.reference or declared.upgrade or _reference_of(here), declared, plain=asked.plain_http
+    )
     done = upgrade(here, offer, repository, tries=assess.TRIES, again=asked.again, say=_say)
     new = "is entered" if done.new else "was there"
     _say(
@@ -103,11 +116,36 @@ def _rollback(asked: argparse.Namespace) -> None:
     _restart(asked.reboot)
 
 
+def _reset(asked: argparse.Namespace) -> None:
+    from kairosbuild.node import places
+
+    wiped = places.reset(asked.keep)
+    _say(f"the next start wipes {', '.join(wiped)}")
+    _restart(asked.reboot)
+
+
+def _recovery(asked: argparse.Namespace) -> None:
+    from kairosbuild.node import places
+
+    here = machine.here()
+    with here.reading():
+        entry = assess.report(here).recovery
+    if entry is None:
+        raise Problem(
+            "this machine has no recovery system", reason="no-recovery", hint="its disk was made without"
+        )
+    places.start_once(f"{entry.label}.efi")
+    _say(f"{entry.kernel.title} is started next, once, as {entry.label}")
+    _restart(asked.reboot)
+
+
 def _repair(asked: argparse.Namespace) -> None:
     from kairosbuild.node.upgrade import repair
 
     here, declared = machine.here(), settings.load()
-    offer, repository = _offered(asked.reference or _reference_of(here) or declared.upgrade, declared)
+    offer, repository = _offered(
+        asked.reference or _reference_of(here) or declared.upgrade, declared, plain=asked.plain_http
+    )
     repaired = repair(here, offer, repository, say=_say)
     _say(f"{len(repaired)} layers fetched anew" if repaired else "every layer is intact")
 
@@ -151,7 +189,7 @@ def _late() -> str:
     return ""
 
 
-def _offered(reference: str, declared: settings.Settings) -> Any:
+def _offered(reference: str, declared: settings.Settings, *, plain: bool) -> Any:
     """What a registry has under this reference, and the repository it is in."""
     from kairosbuild.node.offer import find
     from kairosbuild.node.reference import parse
@@ -159,7 +197,10 @@ def _offered(reference: str, declared: settings.Settings) -> Any:
     from kairosbuild.node.trust import verifier
 
     named = parse(reference)
-    repository = Repository(named, settings.access(declared))
+    access = settings.access(declared)
+    if plain:
+        access = replace(access, insecure=access.insecure | {named.host})
+    repository = Repository(named, access)
     return find(named, repository, machine.oci_platform(), verifier(declared.keys)), repository
 
 

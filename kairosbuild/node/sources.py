@@ -13,7 +13,8 @@ from kairosbuild.node import config, machine, uki
 from kairosbuild.node.problem import Problem
 
 EMBEDDED = Path("/usr/lib/kbuild/config.yaml")
-OWN = Path("/etc/kbuild/config.d")
+OWN = (machine.RUN / "persistent/config", Path("/etc/kbuild/config.d"))
+"""The machine's own: what it was installed with, which a reset keeps, and what somebody put there since."""
 DRIVES = ("cidata", "CIDATA", "kbuild-config", "KBUILD-CONFIG")
 _LABELS = Path("/dev/disk/by-label")
 _NAMES = ("user-data", "config.yaml", "cloud-config.yaml")
@@ -47,8 +48,9 @@ def sources() -> Iterator[Source]:
     yield from _drives()
     if given := uki.argument(Path("/proc/cmdline").read_text(), "kbuild.config"):
         yield from_argument(given)
-    if OWN.is_dir():
-        yield from map(_file, sorted(OWN.glob("*.yaml")))
+    for folder in OWN:
+        if folder.is_dir():
+            yield from map(_file, sorted(folder.glob("*.yaml")))
 
 
 def from_argument(given: str) -> Source:

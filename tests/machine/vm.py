@@ -147,7 +147,7 @@ class Vm:
             self._asked += 1
             mark = f"@@{os.getpid()}.{self._asked}"
             half = mark[:2] + '""' + mark[2:]  # so that the command's own echo is no answer
-            asked = f"\n({command}) 2>&1 </dev/null; echo {half} $? {half}\n"
+            asked = f"\n({command}) 2>&1 </dev/null; e=$?; echo; echo {half} $e {half}\n"
             output = self._exchange(asked, mark, min(end, time.monotonic() + seconds))
             if output is not None:
                 return output

@@ -1,0 +1,153 @@
+"""A recipe for machines, its images in a real registry, and disks to start them from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vm import HOST, NETWORK, SHELL_UNIT, Vm
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("KBUILD_TEST_CACHE") or ROOT / "cache")
+MAIN = "from kairosbuild.cli.main import run; run()"
+CONSOLE = "console=tty0 console=ttyS0,115200"
+RECIPE = """\
+version: 1
+name: machine
+vars: {v: "1", healthy: "yes", more: "", at: ""}
+nodes:
+  base:    {kind: base, debian: {suite: trixie}}
+  system:  {kind: packages, on: base, install: [systemd, systemd-sysv, udev, dbus, iproute2]}
+  kernel:  {kind: kernel, on: base, package: linux-image-cloud-amd64}
+  agent:   {kind: agent, health: {commands: ["grep -q yes /usr/lib/healthy"], timeout: 60}}
+  shell:   {kind: overlay, source: shell}
+  version:
+    kind: overlay
+    files:
+      usr/lib/version: {content: "${v}"}
+      usr/lib/healthy: {content: "${healthy}"}
+      usr/lib/more: {content: "${more}"}
+  os:      {kind: image, layers: [base, system, kernel, agent, shell, version]}
+  boot:
+    kind: boot
+    image: os
+    persistent: [etc, var, home, root, opt, srv]
+    binds: [var/lib/containers]
+  disk:
+    kind: disk
+    image: boot
+    format: raw
+    partitions:
+      - {type: esp, size: 128M}
+      - {type: layers, size: 400M}
+      - {type: recovery}
+      - {type: persistent}
+  qemu:    {kind: tools, purpose: qemu}
+publish: {targets: [os, boot], to: "${at}", plain_http: true}
+"""
+RUN_MORE = """\
+[Unit]
+Description=What an image does that it should not
+After=kbuild-node.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /usr/lib/more
+StandardOutput=journal+console
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclass
+class Fleet:
+    """One workspace, one registry."""
+
+    folder: Path
+    registry: str
+    _disk: Path | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        units = self.folder / "shell/usr/lib/systemd/system"
+        for name, unit, target in (
+            ("testshell", SHELL_UNIT, "sysinit.target"),
+            ("more", RUN_MORE, "multi-user.target"),
+        ):
+            wants = units / f"{target}.wants"
+            wants.mkdir(parents=True)
+            (units / f"{name}.service").write_text(unit)
+            (wants / f"{name}.service").symlink_to(f"../{name}.service")
+        (self.folder / "machine.yaml").write_text(RECIPE.replace(", plain_http: true", ""))
+        lock = ROOT / "recipes/debian.lock"
+        if lock.exists():
+            shutil.copyfile(lock, self.folder / "machine.lock")
+
+    def kbuild(self, *words: str) -> str:
+        command = [sys.executable, "-c", MAIN, *words, "--cache-dir", str(CACHE)]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+        return done.stdout
+
+    def publish(self, tag: str, **variables: str) -> str:
+        """Build an image of these variables and publish it; the reference a machine knows it by."""
+        at = f"{self.registry}/os:{tag}"
+        given = [
+            word for name, value in {**variables, "at": at}.items() for word in ("--set", f"{name}={value}")
+        ]
+        self.kbuild("run", "machine.yaml", "os", "boot", *given)
+        return f"{HOST}:{self.registry.rpartition(':')[2]}/os:{tag}"
+
+    def tree(self) -> Path:
+        """QEMU and its firmware."""
+        tree = self.folder / "qemu"
+        if not tree.exists():
+            self.kbuild(
+                "run",
+                "machine.yaml",
+                "qemu",
+                "--no-publish",
+                "--set",
+                f"at={self.registry}/os",
+                "-o",
+                "qemu=qemu.tar",
+            )
+            tree.mkdir()
+            subprocess.run(["tar", "-xf", self.folder / "qemu.tar", "-C", tree], check=True)
+        return tree
+
+    def machine(self, folder: Path, *more: str) -> Vm:
+        """A machine with the disk of version 1, one GiB larger than it left the factory."""
+        if self._disk is None:
+            self.kbuild(
+                "run",
+                "machine.yaml",
+                "disk",
+                "--no-publish",
+                "--set",
+                f"at={self.registry}/os",
+                "-o",
+                "disk=disk.raw",
+            )
+            self._disk = self.folder / "disk.raw"
+        folder.mkdir(parents=True, exist_ok=True)
+        disk = folder / "disk.raw"
+        subprocess.run(["cp", "--sparse=always", self._disk, disk], check=True)
+        disk.chmod(0o644)
+        os.truncate(disk, disk.stat().st_size + (1 << 30))
+        return Vm(self.tree(), folder, disk, *more)
+
+
+def kept(vm: Vm, version: str, starts: int) -> None:
+    """Wait until this many starts have happened and the last one was found healthy; it runs this version."""
+    vm.wait(rf"(?s)(?:Linux version .*){{{starts}}}kbuild-node: healthy", 900)
+    vm.ready()
+    assert vm.ok("cat /usr/lib/version") == version
+
+
+def online(vm: Vm) -> None:
+    vm.ready()
+    vm.ok("until ls /sys/class/net/e*; do sleep 1; done")
+    vm.ok(NETWORK)
