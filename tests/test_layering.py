@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "execute": {"core", "graph", "store", "oci", "recipe"},
     "registry": {"core", "oci", "store"},
     "proof": {"core", "oci", "graph", "recipe", "registry", "keys"},
-    "node": set(),
+    "node": {"core", "boot"},
     "cli": {"core", "recipe", "oci", "store", "sources", "boot", "kernels", "graph", "artifacts", "kinds"}
     | {"execute", "registry", "proof", "keys"},
 }

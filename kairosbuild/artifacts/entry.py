@@ -17,6 +17,7 @@ from kairosbuild.graph.node import Outputs, Task
 from kairosbuild.oci.configuration import image_id
 
 CONSOLE = ("console=tty0", "console=ttyS0,115200")
+IN_RECOVERY = ("kbuild.disk=LABEL=kbuild-recovery", "kbuild.recovery")
 RECOVERY = "zz-recovery"  # sorts behind `kbuild`: what is started when nothing else has tries left
 PANIC = "panic=5"  # a kernel that dies gives the next entry its turn
 _EFI = "usr/lib/systemd/boot/efi"

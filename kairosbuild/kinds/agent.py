@@ -30,6 +30,7 @@ from kairosbuild.recipe.fields import duration, record, source, sourcemap, text,
 HOME = "usr/lib/kbuild"
 PYTHON = "python3.13"
 PROGRAMS = ("openssl",)  # what the machine's program runs besides itself
+BORROWED = ("boot/ext4.py", "boot/fat.py", "boot/gpt.py", "core/errors.py")
 _LIBRARY = f"usr/lib/{PYTHON}"
 _PLACES = ("usr/lib/x86_64-linux-gnu", "usr/lib64", "usr/lib")
 _UNITS = "usr/lib/systemd/system"
@@ -109,7 +110,7 @@ class Agent:
     """See the module."""
 
     name: ClassVar[str] = "agent"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Spec: ClassVar[type] = AgentSpec
     produces: ClassVar[str] = "layer"
 
@@ -194,10 +195,11 @@ def _runtime(task: Task) -> Blob:
 
 
 def program() -> dict[str, bytes]:
-    """The machine's program: the modules of the room `node`, which need nothing of the others."""
+    """The machine's program: the modules of the room `node`, and the few of the builder that they use."""
     folder = Path(next(iter(node.__path__)))
     found = {f"node/{one.name}": one.read_bytes() for one in sorted(folder.glob("*.py"))}
-    return {"__init__.py": b"", **found}
+    borrowed = {path: (folder.parent / path).read_bytes() for path in BORROWED}
+    return {"__init__.py": b"", "boot/__init__.py": b"", "core/__init__.py": b"", **borrowed, **found}
 
 
 def _own(name: str) -> bytes:

@@ -62,7 +62,7 @@ class Boot:
     """See the module."""
 
     name: ClassVar[str] = "boot"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Spec: ClassVar[type] = BootSpec
     produces: ClassVar[str] = "boot"
 

@@ -14,7 +14,16 @@ from typing import ClassVar
 
 from kairosbuild.artifacts import grub, writing
 from kairosbuild.artifacts.document import File, document
-from kairosbuild.artifacts.entry import CONSOLE, RECOVERY, BootEntry, boot_entry, given_entry, loader, unified
+from kairosbuild.artifacts.entry import (
+    CONSOLE,
+    IN_RECOVERY,
+    RECOVERY,
+    BootEntry,
+    boot_entry,
+    given_entry,
+    loader,
+    unified,
+)
 from kairosbuild.artifacts.merged import single
 from kairosbuild.artifacts.partitions import MIB, SECTORS, Bytes, Content, Esp, Files, PartitionSpec, Table
 from kairosbuild.artifacts.stack import Stack, stack_of_image
@@ -28,7 +37,6 @@ from kairosbuild.recipe.fields import choice, integer, records, ref, size, text,
 _HEADROOM = 64 * MIB
 _LOADER = b"timeout 0\nconsole-mode keep\neditor no\n"
 _VERSIONS = 3  # boot entries an EFI partition has to have room for: this, the next, recovery
-_IN_RECOVERY = ("kbuild.disk=LABEL=kbuild-recovery", "kbuild.recovery")
 _TABLE = (PartitionSpec(type="esp"), PartitionSpec(type="layers"))
 _BIOS_TABLE = (PartitionSpec(type="bios-boot"), *_TABLE)
 
@@ -91,7 +99,7 @@ class Disk:
     """See the module."""
 
     name: ClassVar[str] = "disk"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     Spec: ClassVar[type] = DiskSpec
     produces: ClassVar[str] = "disk"
 
@@ -145,7 +153,7 @@ def _recovery(task: Task, stack: Stack) -> tuple[bytes, Stack] | None:
     if not any(one.type == "recovery" for one in task.spec.partitions):
         return None
     found = stack_of_image(task, "recovery") if task.inputs.get("recovery") else stack
-    entry = boot_entry(task, found, task.spec.cmdline, _IN_RECOVERY, order=RECOVERY)
+    entry = boot_entry(task, found, task.spec.cmdline, IN_RECOVERY, order=RECOVERY)
     return unified(task, entry), found
 
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from kairosbuild.artifacts import grub
 from kairosbuild.artifacts.document import File, document
-from kairosbuild.artifacts.entry import CONSOLE, BootEntry, boot_entry, unified
+from kairosbuild.artifacts.entry import CONSOLE, IN_RECOVERY, RECOVERY, BootEntry, boot_entry, loader, unified
 from kairosbuild.artifacts.partitions import up
 from kairosbuild.artifacts.stack import Stack, stack_of_image
 from kairosbuild.boot import fat
@@ -46,7 +46,10 @@ _BIOS = (
 class IsoSpec:
     """A live system."""
 
-    image: str = ref("The image it boots.", accepts=("image",))
+    image: str = ref(
+        "The image it boots, or a node of kind boot: then `kbuild-node install` writes that to a disk.",
+        accepts=("image", "boot"),
+    )
     initrd: str = ref("An initrd of its own instead of the one that all share.", "", accepts=("initrd",))
     bios: bool = flag("Machines with a BIOS start it too, by GRUB.", True)
     cmdline: tuple[str, ...] = texts("Kernel arguments, after those that find the root.", CONSOLE)
@@ -57,7 +60,7 @@ class Iso:
     """See the module."""
 
     name: ClassVar[str] = "iso"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Spec: ClassVar[type] = IsoSpec
     produces: ClassVar[str] = "iso"
 
@@ -77,11 +80,24 @@ class Iso:
         entry = boot_entry(task, stack, spec.cmdline, (f"kbuild.disk=LABEL={label}",))
         inputs = {"efi.img": _efi(task, entry, label)}
         inputs |= {f"tree/layers/{name}": blob for name, blob in stack.forms.items()}
+        inputs |= _to_install(task, stack)
         if spec.bios:
             inputs |= _for_bios(task, entry, label)
         made = _written(task, label, inputs)
         files = (File(f"{spec.entry}.iso", "iso", made),)
         return {"iso": made, "artifact": task.put_bytes(document("iso", files))}
+
+
+def _to_install(task: Task, stack: Stack) -> dict[str, Blob]:
+    """The boot entries and the boot loader of an installed machine, when a boot node says what they are."""
+    if not (kernel := task.inputs["image"][0].outputs.get("uki")):
+        return {}
+    recovery = boot_entry(task, stack, task.spec.cmdline, IN_RECOVERY, order=RECOVERY)
+    return {
+        "tree/install/os.efi": kernel,
+        "tree/install/recovery.efi": task.put_bytes(unified(task, recovery)),
+        "tree/install/BOOTX64.EFI": loader(task)["loader"],
+    }
 
 
 def _label(stack: Stack) -> str:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from kairosbuild.node import assess, machine, settings
@@ -15,7 +16,16 @@ from kairosbuild.node.entries import Entry
 from kairosbuild.node.machine import Machine
 from kairosbuild.node.problem import Problem
 
-_INPUT = {"bad-reference", "bad-config", "no-fallback", "failed-before", "not-bootable", "unknown-verb"}
+_INPUT = {
+    "bad-reference",
+    "bad-config",
+    "bad-place",
+    "no-disk",
+    "no-fallback",
+    "failed-before",
+    "not-bootable",
+    "unknown-verb",
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -116,6 +126,61 @@ def _rollback(asked: argparse.Namespace) -> None:
     _restart(asked.reboot)
 
 
+def _install(asked: argparse.Namespace) -> None:
+    from kairosbuild.node import config, install
+
+    text = ""
+    if asked.config:
+        with open(asked.config, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            text = file.read()
+        config.read(text, asked.config)
+    found = install.medium()
+    if found is None:
+        hint = "start it from an ISO that is made of a node of kind boot"
+        raise Problem("this is no live system that installs", reason="not-live", hint=hint)
+    install.install(_chosen(asked.device), found, text, tries=assess.TRIES, say=_say)
+    _say("installed")
+    _restart(asked.reboot)
+
+
+def _chosen(device: str) -> Path:
+    """The disk named, the largest for `auto`, or the one that the person at the terminal picks."""
+    from kairosbuild.node import install
+
+    known = list(install.disks())
+    if device == "auto" and known:
+        return Path(known[0][0])
+    if not device and sys.stdin.isatty():
+        for name, size in known:
+            print(f"{name}  {size >> 30} GiB")
+        device = input("Install to which disk? All that is on it is lost: ").strip()
+    if device not in [name for name, _ in known]:
+        listed = ", ".join(f"{name} ({size >> 30} GiB)" for name, size in known) or "none"
+        raise Problem(
+            f"{device or 'no disk'} was chosen", reason="no-disk", hint=f"disks to install to: {listed}"
+        )
+    return Path(device)
+
+
+def _live() -> int:
+    """On a live medium: install without asking when the configuration says so."""
+    from kairosbuild.node import config, install, sources
+
+    told = [one.text for one in sources.sources()]
+    wanted = config.merged([config.read(text) for text in told]).get("install", {})
+    found = install.medium()
+    if not wanted.get("auto") or found is None:
+        return 0
+    device = _chosen(wanted.get("device", "auto"))
+    text = told[-1] if told else ""
+    install.install(device, found, text, tries=assess.TRIES, say=_say)
+    _say(f"installed to {device}")
+    if wanted.get("poweroff"):
+        machine.run("poweroff")
+    _restart(bool(wanted.get("reboot")))
+    return 0
+
+
 def _reset(asked: argparse.Namespace) -> None:
     from kairosbuild.node import places
 
@@ -207,6 +272,8 @@ def _offered(reference: str, declared: settings.Settings, *, plain: bool) -> Any
 def _start(asked: argparse.Namespace) -> int:
     from kairosbuild.node import grow, health
 
+    if (machine.RUN / "disk/install").is_dir():
+        return _live()
     if gained := grow.grow():
         _say(f"the persistent partition has grown by {gained >> 20} MiB")
     here = machine.here()

@@ -13,7 +13,7 @@ from kairosbuild.node import config, machine, uki
 from kairosbuild.node.problem import Problem
 
 EMBEDDED = Path("/usr/lib/kbuild/config.yaml")
-OWN = (machine.RUN / "persistent/config", Path("/etc/kbuild/config.d"))
+OWN = (machine.RUN / "persistent", Path("/etc/kbuild/config.d"))
 """The machine's own: what it was installed with, which a reset keeps, and what somebody put there since."""
 DRIVES = ("cidata", "CIDATA", "kbuild-config", "KBUILD-CONFIG")
 _LABELS = Path("/dev/disk/by-label")
