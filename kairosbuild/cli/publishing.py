@@ -78,6 +78,7 @@ def _publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str)
     target, version = parts.registries.open(where)
     tags = (version,) if version else outcome.publish.tags
     items = [_item(outcome, name) for name in targets]
+    attachments = _proven(parts, outcome, targets)
     parts.bring([item.document for item in items])
     made = transport(parts)
     parts.sharing.finish()  # what is there can be mounted
@@ -85,30 +86,33 @@ def _publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str)
     done = publish(
         target, items, tags, cas=parts.store.cas, transport=made, events=parts.events,
         origin=lambda _: origin, bring=lambda blob: parts.bring([blob]),
-        attachments=_attachments(parts, outcome),
+        attachments=attachments,
         fixed=parts.workspace.registry.immutable, dry=_dry(parts),
     )  # fmt: skip
     return [asdict(one) for one in done]
 
 
-def _attachments(parts: Parts, outcome: Outcome) -> Any:
-    """What is said about each package, None when nothing is."""
-    from kairosbuild.cli import proofs
+def _proven(parts: Parts, outcome: Outcome, targets: Sequence[str]) -> Any:
+    """What is said about each package, None when nothing is. Raises what the workspace's policy forbids."""
+    from kairosbuild.cli import policies, proofs
 
-    key, publish = proofs.key_of(parts, outcome), outcome.publish
-    if not (key or publish.sbom or publish.provenance):
+    key, publish, gated = proofs.key_of(parts, outcome), outcome.publish, policies.asks(parts, outcome.root)
+    if not (key or publish.sbom or publish.provenance or gated):
         return None
-    return proofs.Proofs(parts, outcome).attachments(publish, key)
+    made = proofs.Proofs(parts, outcome)
+    if gated:
+        policies.enforce(parts, outcome, made, list(targets))
+    return made.attachments(publish, key)
 
 
 def _proof_of(parts: Parts, outcome: Outcome) -> list[Any]:
     """What decides how a publication is proven, as far as the outputs do not."""
-    publish = outcome.publish
-    if not publish.provenance:
-        return [publish.sbom, getattr(parts.arguments, "sign", None) or publish.sign]
-    from kairosbuild.cli import proofs
+    from kairosbuild.cli import policies, proofs
 
-    return [publish.sbom, proofs.key_of(parts, outcome), *proofs.inputs(parts)]
+    publish = outcome.publish
+    policy = sha256(policies.text(outcome.root)).hexdigest()
+    texts = proofs.inputs(parts) if publish.provenance else []
+    return [policy, publish.sbom, publish.provenance, proofs.key_of(parts, outcome), *texts]
 
 
 def _dry(parts: Parts) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kairosbuild.core.digest import Blob
     from kairosbuild.core.events import Events
     from kairosbuild.execute.executor import Executor
+    from kairosbuild.execute.lock import Witness
     from kairosbuild.execute.results import Results
     from kairosbuild.graph.node import KindTable, Material
     from kairosbuild.recipe.declaration import Declaration, Recipe
@@ -76,8 +77,16 @@ class Parts:
         return Wiring(
             recipe=self.recipe, kinds=kinds, tools=tools_declaration, store=lambda: self.store,
             executor=self._executor, materials=lambda _: self.materials, files=lambda _: self.file,
-            results=lambda _: self.results, cancel=self.cancel,
+            results=lambda _: self.results, witness=self._witness, cancel=self.cancel,
         )  # fmt: skip
+
+    def _witness(self) -> Witness | None:
+        """Who judges the signatures of images, when the workspace asks for any."""
+        if not self.workspace.policy.signed:
+            return None
+        from kairosbuild.cli.policies import Signatures
+
+        return Signatures(self.workspace, self.registries, lambda: self._refuse_offline(["a signature"]))
 
     def recipe(self) -> Recipe:
         """The recipe, read and validated."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kairosbuild.core.digest import Blob
     from kairosbuild.execute.dispatcher import Fetch
     from kairosbuild.execute.executor import Executor
-    from kairosbuild.execute.lock import Fetcher, Relocked
+    from kairosbuild.execute.lock import Fetcher, Relocked, Witness
     from kairosbuild.execute.plan import Planned
     from kairosbuild.execute.results import Results
     from kairosbuild.execute.session import Session
@@ -67,7 +67,7 @@ class Wiring(NamedTuple):
 
     `recipe` reads the recipe. `tools` declares the node of a tools tree. `materials` brings pinned files
     into the store; `files` gets one file by uri for locking. `results` tells which caches are shared, and keeps
-    in mind what they turned out to lack. `cancel` is set when the run must stop.
+    in mind what they turned out to lack. `witness` judges what was signed by whom. `cancel` is set when the run must stop.
     """
 
     recipe: Callable[[], Recipe]
@@ -78,6 +78,7 @@ class Wiring(NamedTuple):
     materials: Callable[[Store], Fetch]
     files: Callable[[Store], Fetcher]
     results: Callable[[Store], Results] | None = None
+    witness: Callable[[], Witness | None] = lambda: None
     cancel: threading.Event | None = None
 
 

@@ -39,6 +39,16 @@ class Fetcher(Protocol):
         """Get a file by a `Material`-style uri; verified when its digest is known."""
 
 
+class Witness(Protocol):
+    """Who must have signed what a node takes from elsewhere."""
+
+    def __call__(self, node: Node, known: Mapping[str, str], frozen: bool) -> Mapping[str, str]:
+        """The signatures to record (image's digest → key), given those known.
+
+        Raises InputError `unsigned`, `signed-by-another`, and, where nothing may be looked up, `lock-unsigned`.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Means:
     """What resolving works with. `tools` builds a tools tree and gives its layer."""
@@ -53,6 +63,7 @@ class Means:
     platform: str
     epoch: int
     given: Mapping[str, str] = field(default_factory=dict)  # what --set changed for all nodes
+    witness: Witness | None = None
 
 
 @dataclass
@@ -80,11 +91,22 @@ class LockPhase:
         for node in nodes:
             try:
                 self.lock(node)
+                self._have_witnessed(node)
             except InputError as error:
                 if not self.frozen:
                     raise
                 problems.append(error)
         raise_problems(problems)
+
+    def _have_witnessed(self, node: Node) -> None:
+        """See to it that what the node takes from elsewhere is signed as it must be, and that the lock says so."""
+        entry = self.entries.get(self.slots[node.name])
+        if entry is None or self.means.witness is None:
+            return
+        found = self.means.witness(node, entry.signatures, self.frozen)
+        if found != entry.signatures:
+            self.entries[self.slots[node.name]] = replace(entry, signatures=found)
+            self.resolved.append(node.name)
 
     def lock(self, node: Node) -> None:
         """Set `locked` of one node."""

@@ -236,6 +236,7 @@ class Session:
             work.platform,
             work.epoch,
             self._recipe.given,
+            self._wiring.witness(),
         )
         self._locking = LockPhase(
             means, work.named, entries_of(file), frozen=frozen, update=update, command=self._lock_command()

@@ -7,6 +7,7 @@ words; a package that says nothing in a form that can be read has none (`NOASSER
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -91,6 +92,18 @@ def names(licence: str) -> tuple[str, ...]:
     """Every licence an expression names, without operators and exceptions."""
     words = re.sub(r"\bWITH\s+\S+", "", licence.replace("(", " ").replace(")", " ")).split()
     return tuple(dict.fromkeys(word for word in words if word not in ("AND", "OR")))
+
+
+def accepts(licence: str, allowed: Callable[[str], bool]) -> bool:
+    """Whether one may choose among an expression's alternatives so that all that remains is allowed."""
+    return _accepted(_grammar().parse(licence), allowed)
+
+
+def _accepted(parsed: Any, allowed: Callable[[str], bool]) -> bool:
+    parts = [_accepted(one, allowed) for one in getattr(parsed, "args", ())]
+    if parts:
+        return any(parts) if type(parsed).__name__ == "OR" else all(parts)
+    return allowed(str(getattr(parsed, "license_symbol", parsed).key))
 
 
 def version() -> str:

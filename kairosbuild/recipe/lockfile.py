@@ -36,11 +36,15 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class LockEntry:
-    """What one node, or one tools tree, came to. `checksum` is of all that it was resolved from."""
+    """What one node, or one tools tree, came to. `checksum` is of all that it was resolved from.
+
+    `signatures` says which key was found to have signed an image (its manifest's digest → the key's id).
+    """
 
     checksum: str
     data: Mapping[str, Any] = field(default_factory=dict)
     materials: tuple[Pin, ...] = ()
+    signatures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +160,18 @@ class _Reader:
         return {name: self.entry(entry, f"{what}.{name}") for name, entry in value.items()}
 
     def entry(self, value: Any, what: str) -> LockEntry:
+        signatures = value.pop("signatures", {}) if isinstance(value, dict) else {}
         self.keys(value, what, ("checksum", "data", "materials"))
+        if not isinstance(signatures, dict) or not all(
+            is_digest(image) and isinstance(key, str) for image, key in signatures.items()
+        ):
+            raise self.error(f"{what}.signatures is no mapping of digests to keys")
         if not is_digest(value["checksum"]):
             raise self.error(f"{what}.checksum is no sha256 digest")
         if not isinstance(value["data"], dict) or not isinstance(value["materials"], list):
             raise self.error(f"{what}: data is a mapping and materials a list")
         pins = tuple(self.pin(pin, f"{what}.materials[{at}]") for at, pin in enumerate(value["materials"]))
-        return LockEntry(value["checksum"], value["data"], pins)
+        return LockEntry(value["checksum"], value["data"], pins, signatures)
 
     def pin(self, value: Any, what: str) -> Pin:
         self.keys(value, what, ("uri", "digest", "size"))
@@ -178,7 +187,8 @@ class _Reader:
 
 def _entry_json(entry: LockEntry) -> dict[str, Any]:
     pins = [{"uri": pin.uri, "digest": pin.digest, "size": pin.size} for pin in entry.materials]
-    return {"checksum": entry.checksum, "data": entry.data, "materials": pins}
+    signed = {"signatures": dict(entry.signatures)} if entry.signatures else {}
+    return {"checksum": entry.checksum, "data": entry.data, "materials": pins, **signed}
 
 
 def _pretty(value: Any, depth: int, *, item: bool = False) -> str:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from kairosbuild.core.errors import InputError, KbuildError, raise_problems
 from kairosbuild.recipe import places
-from kairosbuild.recipe.fields import choice, flag, integer, record, text, textmap, texts
+from kairosbuild.recipe.fields import choice, flag, integer, record, records, size, text, textmap, texts
 from kairosbuild.recipe.instances import from_json
 from kairosbuild.recipe.places import FILE
 
@@ -70,6 +70,49 @@ class ToolchainSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SignedImages:
+    """Who must have signed some images."""
+
+    images: str = text("Images, as a pattern of their names without tags.", example="quay.io/fedora/*")
+    keys: tuple[str, ...] = texts(
+        "Public keys, one of which must have signed (cosign's signatures): files of the workspace, `env://NAME`."
+        " With none, these images need no signature.",
+        (),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LicensePolicy:
+    """Which licences may be published, as patterns of SPDX names."""
+
+    allow: tuple[str, ...] = texts("Only these, where any are named.", (), example="GPL-*")
+    deny: tuple[str, ...] = texts("None of these.", (), example="AGPL-3.0*")
+    unknown: str = choice("Packages that state no licence which can be read.", ("allow", "deny"), "allow")
+    exempt: tuple[str, ...] = texts("Packages that this is not asked of, as patterns of their names.", ())
+
+
+@dataclass(frozen=True, slots=True)
+class SizePolicy:
+    """How large what is published may be, uncompressed."""
+
+    image: int | None = size("All layers of an image together.", None, least=1)
+    layer: int | None = size("A layer.", None, least=1)
+    artifact: int | None = size("All files of an artifact together, such as a disk.", None, least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What must hold of what is built upon (before anything is built) and of what is published (before it is)."""
+
+    signed: tuple[SignedImages, ...] = records(
+        "Signatures of images that nodes are built on; the first pattern that fits counts.", SignedImages, ()
+    )
+    forbidden: tuple[str, ...] = texts("Packages that may not be in it, as patterns of their names.", ())
+    licenses: LicensePolicy = record("Licences of the packages in it.", LicensePolicy, LicensePolicy())
+    sizes: SizePolicy = record("How large it may be.", SizePolicy, SizePolicy())
+
+
+@dataclass(frozen=True, slots=True)
 class BuildFile:
     """BUILD.yaml, the workspace file."""
 
@@ -82,6 +125,7 @@ class BuildFile:
     cache: CacheSettings = record("The store, and caches shared with others.", CacheSettings, CacheSettings())
     registry: RegistrySettings = record("Where to publish.", RegistrySettings, RegistrySettings())
     toolchain: ToolchainSettings = record("The pinned tools.", ToolchainSettings, ToolchainSettings())
+    policy: Policy = record("What must hold of what is built and published.", Policy, Policy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +181,7 @@ class Workspace:
     mirrors: Mapping[str, str] = field(default_factory=dict)
     registry: RegistrySettings = field(default_factory=RegistrySettings)
     toolchain: ToolchainSettings = field(default_factory=ToolchainSettings)
+    policy: Policy = field(default_factory=Policy)
 
     def recipe_files(self) -> tuple[Path, ...]:
         """The recipes that exist, sorted, each once."""
@@ -174,8 +219,9 @@ def _read_workspace(file: Path) -> Workspace:
         tuple(_key(root, key) for key in said.trust),
     )
     return Workspace(
-        root, cache, file, found.recipes, found.defaults, found.mirrors, found.registry, found.toolchain
-    )
+        root, cache, file, found.recipes, found.defaults, found.mirrors, found.registry, found.toolchain,
+        found.policy,
+    )  # fmt: skip
 
 
 def _with_user(workspace: Workspace, file: Path) -> Workspace:
