@@ -335,6 +335,17 @@ VERBS = (
         ("kbuild init my-os",),
     ),
     Verb(
+        "keys",
+        "make the keys of a trusted boot: PK, KEK, db, and one for a TPM's policies",
+        (
+            flag("question", help="what to do", choices=("new",)),
+            flag("folder", help="where they go; it must have no keys yet", metavar="FOLDER"),
+            flag("--name", help="who the certificates say they are", default="kairosbuild", metavar="NAME"),
+            JSON,
+        ),
+        ("kbuild keys new keys", 'kbuild keys new ~/keys/production --name "Example Ltd"'),
+    ),
+    Verb(
         "cache",
         "look at the store, tidy it, prove it",
         (
