@@ -62,7 +62,7 @@ class Iso:
     """See the module."""
 
     name: ClassVar[str] = "iso"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Spec: ClassVar[type] = IsoSpec
     produces: ClassVar[str] = "iso"
 
@@ -83,7 +83,7 @@ class Iso:
         entry = boot_entry(task, stack, spec.cmdline, (f"kbuild.disk=LABEL={label}",))
         inputs = {"efi.img": _efi(task, entry, label, signs)}
         inputs |= {f"tree/layers/{name}": blob for name, blob in stack.forms.items()}
-        inputs |= _to_install(task, stack)
+        inputs |= _to_install(task, stack, signs)
         if spec.bios:
             inputs |= _for_bios(task, entry, label)
         made = _written(task, label, inputs)
@@ -91,15 +91,16 @@ class Iso:
         return {"iso": made, "artifact": task.put_bytes(document("iso", files))}
 
 
-def _to_install(task: Task, stack: Stack) -> dict[str, Blob]:
+def _to_install(task: Task, stack: Stack, signs: Signing | None) -> dict[str, Blob]:
     """The boot entries and the boot loader of an installed machine, when a boot node says what they are."""
     if not (kernel := task.inputs["image"][0].outputs.get("uki")):
         return {}
     recovery = boot_entry(task, stack, task.spec.cmdline, IN_RECOVERY, order=RECOVERY)
+    boot = task.path(loader(task)["loader"]).read_bytes()
     return {
         "tree/install/os.efi": kernel,
-        "tree/install/recovery.efi": task.put_bytes(unified(task, recovery)),
-        "tree/install/BOOTX64.EFI": loader(task)["loader"],
+        "tree/install/recovery.efi": task.put_bytes(unified(task, recovery, signs)),
+        "tree/install/BOOTX64.EFI": task.put_bytes(signs.pe(boot) if signs else boot),
     }
 
 
