@@ -110,7 +110,7 @@ class Agent:
     """See the module."""
 
     name: ClassVar[str] = "agent"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Spec: ClassVar[type] = AgentSpec
     produces: ClassVar[str] = "layer"
 

@@ -16,9 +16,7 @@ import yaml
 from kairosbuild.node.problem import Problem, nearest
 
 HEADERS = ("#cloud-config", "#kairos-config")
-STAGES = (
-    "rootfs", "initramfs", "boot", "fs", "network", "reconcile", "after-install", "after-upgrade", "after-reset",
-)  # fmt: skip
+STAGES = ("rootfs", "initramfs", "boot", "fs", "network", "reconcile")
 """The names of stages that Kairos users know; `rootfs` and `initramfs` run with `boot`."""
 
 _MODE = r"0?[0-7]{3,4}"
@@ -143,13 +141,6 @@ ROOT = Rule(
             "Steps by stage.",
             keys={name: Rule("list", "Steps.", of=_STEP) for name in STAGES},
         ),
-        "bundles": Rule(
-            "list",
-            "Images of system extensions to have.",
-            of=Rule(
-                "map", keys={"targets": _texts("References, as HOST/REPOSITORY:TAG.")}, needs=("targets",)
-            ),
-        ),
         "install": Rule(
             "map",
             "How the machine is installed.",
@@ -158,25 +149,15 @@ ROOT = Rule(
                 "device": _text("The disk, or `auto` for the largest.", r"auto|/dev/[\w/.-]+"),
                 "reboot": Rule("flag", "Restart afterwards."),
                 "poweroff": Rule("flag", "Turn off afterwards."),
-                "image": _text("The image to install, instead of the one that runs."),
-                "bundles": Rule(
-                    "list", "Extensions to have.", of=Rule("map", keys={"targets": _texts("References.")})
-                ),
             },
         ),
-        "reset": Rule(
-            "map",
-            "What `kbuild-node reset` does.",
-            keys={
-                "reset-persistent": Rule("flag", "Wipe the persistent partition; yes by default."),
-                "reboot": Rule("flag", "Restart afterwards."),
-            },
-        ),
-        "upgrade": Rule("map", "Where upgrades come from.", keys={"image": _text("The image's reference.")}),
     },
 )
 
 UNSUPPORTED = {
+    "bundles": "put it into the image: as a layer, it is part of what is upgraded and rolled back",
+    "upgrade": "set `upgrade` on the recipe's agent node",
+    "reset": "kbuild-node reset --keep PLACE",
     "k3s": "install it as a layer of the image, and enable it in a stage",
     "k3s-agent": "install it as a layer of the image, and enable it in a stage",
     "k0s": "install it as a layer of the image, and enable it in a stage",

@@ -110,6 +110,10 @@ class Repository:
         Raises Problem `registry-lied` when the bytes are not the digest's; the file is gone then.
         """
         self._again(lambda: self._resume(blob, into, progress))
+        self.check(blob, into)
+
+    def check(self, blob: Blob, into: Path) -> None:
+        """Raise Problem `registry-lied` unless this file is the blob; it is gone then."""
         if _sha256(into) != blob.digest:
             into.unlink()
             raise Problem(

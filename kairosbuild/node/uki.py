@@ -13,6 +13,7 @@ from kairosbuild.node.reference import is_digest
 _SECTION = struct.Struct("<8sIIII16x")
 _MOST = 64 << 10  # bytes of a section that is text
 IMAGE = "KBUILD_IMAGE"
+StructError = struct.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def read(path: Path) -> Kernel:
     with path.open("rb") as file:
         head = file.read(8192)
         try:
-            found = _sections(head)
+            found = sections(head)
             texts = {}
             for name in (".cmdline", ".osrel"):
                 size, offset = found[name]
@@ -78,7 +79,7 @@ def read(path: Path) -> Kernel:
     return Kernel(texts[".cmdline"].strip(), image if is_digest(image) else "", title)
 
 
-def _sections(head: bytes) -> dict[str, tuple[int, int]]:
+def sections(head: bytes) -> dict[str, tuple[int, int]]:
     """Size and place of each section of a PE image."""
     start = struct.unpack_from("<I", head, 0x3C)[0]
     if head[:2] != b"MZ" or head[start : start + 4] != b"PE\0\0":

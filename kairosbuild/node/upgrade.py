@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kairosbuild.node import state, uki
+from kairosbuild.node import delta, state, uki
 from kairosbuild.node.assess import TRIES
 from kairosbuild.node.entries import Entry
 from kairosbuild.node.layers import Layers
@@ -45,7 +45,7 @@ def upgrade(
     with machine.changing():
         remembered = state.load(machine.disk)
         with tempfile.TemporaryDirectory() as scratch:
-            kernel_file = _kernel_file(offer, repository, Path(scratch))
+            kernel_file = _kernel_file(machine, offer, repository, Path(scratch))
             kernel = uki.read(kernel_file)
             _refuse_others(offer, kernel)
             whole = offer.uki.size + sum(offer.form(one).size for one in kernel.layers)
@@ -61,27 +61,51 @@ def upgrade(
             if (same := _same(machine, kernel)) and not same.exhausted:
                 return _kept(machine, same, remembered, tries, repository.fetched, whole)
             _refuse_full(machine, offer, kernel.layers)
-            fetch_layers(machine.layers, kernel.layers, offer, repository, say)
+            fetch_layers(machine.layers, kernel.layers, offer, repository, say, _near(machine))
             return _entered(machine, offer, kernel_file, kernel, remembered, tries, repository, whole)
 
 
 def fetch_layers(
-    layers: Layers, wanted: Iterable[Layer], offer: Offer, repository: Repository, say: Say
+    layers: Layers,
+    wanted: Iterable[Layer],
+    offer: Offer,
+    repository: Repository,
+    say: Say,
+    near: tuple[Layer, ...] = (),
 ) -> list[Layer]:
-    """Bring the layers of these that are missing; one is either whole or absent, however this ends."""
+    """Bring the layers of these that are missing; one is either whole or absent, however this ends.
+
+    `near` are layers that are here and may have blocks in common.
+    """
     missing = layers.missing(wanted)
     for number, layer in enumerate(missing, 1):
         blob = offer.form(layer)
         say(f"layer {number} of {len(missing)}: {layer.root_hash[:12]}, {blob.size >> 10} KiB")
-        repository.fetch(blob, layers.part(layer))
+        _fetch(layers, layer, offer, repository, near)
         layers.admit(layer)
+        near = (layer, *near)
     return missing
+
+
+def _fetch(layers: Layers, layer: Layer, offer: Offer, repository: Repository, near: Iterable[Layer]) -> None:
+    """By blocks where the registry knows ranges, whole where it does not."""
+    blob, part = offer.form(layer), layers.part(layer)
+    if layer.hash_offset > delta.BLOCK:
+        try:
+            here = [(layers.path(one), one) for one in near]
+            delta.fetch_layer(repository, blob, layer, part, here)
+            return
+        except Problem as problem:
+            if problem.reason != "registry-no-ranges":
+                raise
+    part.unlink(missing_ok=True)
+    repository.fetch(blob, part)
 
 
 def repair(machine: Machine, offer: Offer, repository: Repository, *, say: Say) -> list[Layer]:
     """Fetch anew what is damaged of an image's layers, and let its entry be tried again."""
     with machine.changing(), tempfile.TemporaryDirectory() as scratch:
-        kernel = uki.read(_kernel_file(offer, repository, Path(scratch)))
+        kernel = uki.read(_kernel_file(machine, offer, repository, Path(scratch)))
         _refuse_others(offer, kernel)
         damaged = machine.layers.damaged(kernel.layers)
         for layer in damaged:
@@ -93,10 +117,24 @@ def repair(machine: Machine, offer: Offer, repository: Repository, *, say: Say) 
         return damaged
 
 
-def _kernel_file(offer: Offer, repository: Repository, scratch: Path) -> Path:
+def _near(machine: Machine) -> tuple[Layer, ...]:
+    """The layers of every entry, those of the running one first."""
+    entries = machine.entries.all()
+    entries.sort(key=lambda one: one.kernel.cmdline != machine.cmdline)
+    return tuple(dict.fromkeys(layer for one in entries for layer in one.kernel.layers))
+
+
+def _kernel_file(machine: Machine, offer: Offer, repository: Repository, scratch: Path) -> Path:
     if not 0 < offer.uki.size <= _KERNEL_MOST:
         raise Problem("the kernel image has no sensible size", reason="bad-manifest")
     path = scratch / "kernel.efi"
+    try:
+        if delta.fetch_kernel(repository, offer.uki, path, [one.path for one in machine.entries.all()]):
+            return path
+    except Problem as problem:
+        if problem.reason != "registry-no-ranges":
+            raise
+    path.unlink(missing_ok=True)
     repository.fetch(offer.uki, path)
     return path
 
@@ -115,7 +153,7 @@ def _refuse_others(offer: Offer, kernel: Kernel) -> None:
 
 def _refuse_full(machine: Machine, offer: Offer, layers: Iterable[Layer]) -> None:
     missing = machine.layers.missing(layers)
-    begun = sum(part.stat().st_size for one in missing if (part := machine.layers.part(one)).exists())
+    begun = sum(part.stat().st_blocks * 512 for one in missing if (part := machine.layers.part(one)).exists())
     needed = sum(offer.form(one).size for one in missing) - begun + _SPARE
     if needed > (room := machine.layers.room()):
         raise Problem(

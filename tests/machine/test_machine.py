@@ -2,6 +2,9 @@
 
 import json
 import os
+import random
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,95 @@ def test_upgrade_and_rollback_keep_what_is_persistent(fleet: Fleet, tmp_path: Pa
         assert vm.ok(SUMS) == sums
         peak = vm.ok("grep -h VmHWM /proc/$(pidof loader | cut -d' ' -f1)/status || true")
         assert vm.starts() == 3, peak
+
+
+BAD = {
+    "missing layer": ({}, "is not on /dev/", "rm"),
+    "damaged layer": ({}, "is damaged or gone", "dd if=/dev/zero bs=4096 count=1 conv=notrunc of="),
+    "unhealthy": ({"healthy": "no"}, "'grep -q yes /usr/lib/healthy' fails", ""),
+    "panic": ({"more": "sleep 3; echo c > /proc/sysrq-trigger"}, "it (started|never)", ""),
+    "hang": ({"more": "kill -ABRT 1; sleep 1000"}, "it started, but went down or hung", ""),
+}
+"""What is wrong with an image: variables of the recipe, the reason told, what is done to its own layer."""
+
+
+@pytest.mark.parametrize("what", list(BAD) if ALL else ["missing layer"])
+def test_a_bad_image_is_left_after_three_tries_and_not_tried_again(
+    fleet: Fleet, tmp_path: Path, what: str
+) -> None:
+    variables, reason, damage = BAD[what]
+    reference = fleet.publish(what.replace(" ", "-"), v=what, **variables)
+    with running(fleet.machine(tmp_path)) as vm:
+        kept(vm, "1", 1)
+        vm.ok(FILES)
+        sums = vm.ok(SUMS)
+        online(vm)
+        vm.ok(f"kbuild-node upgrade --plain-http {reference}", 600)
+        known = status(vm)
+        own = next(one for one in known["next"]["layers"] if one not in known["running"]["layers"])
+        if damage:
+            disk = "/run/kbuild/disk"
+            vm.ok(f"mount -o remount,rw {disk} && {damage} {disk}/{own} && sync".replace("= ", "="))
+        vm.sh("sync; reboot")
+        kept(vm, "1", 5)
+        (failed,) = status(vm)["failed"]
+        assert failed["image"] == known["next"]["image"]
+        assert re.search(reason, failed["why"]), failed
+        assert vm.ok(SUMS) == sums
+        online(vm)
+        code, said = vm.sh(f"kbuild-node upgrade --plain-http {reference}", 600)
+        assert code == 2
+        assert "was tried and failed" in said
+
+
+@pytest.mark.skipif(not ALL, reason="KBUILD_MACHINES=all: some ten starts")
+def test_a_damaged_shared_layer_leads_to_recovery_which_repairs_it(fleet: Fleet, tmp_path: Path) -> None:
+    reference = fleet.publish("same", v="1")
+    with running(fleet.machine(tmp_path)) as vm:
+        kept(vm, "1", 1)
+        vm.ok(FILES)
+        sums = vm.ok(SUMS)
+        base = status(vm)["running"]["layers"][-1]
+        vm.ok(f"mount -o remount,rw /run/kbuild/disk && rm /run/kbuild/disk/{base} && sync")
+        vm.sh("sync; reboot -f")
+        vm.wait(r"kbuild\.recovery", 900)
+        online(vm)
+        assert status(vm)["running"]["entry"] == "recovery"
+        assert "1 layers fetched anew" in vm.ok(f"kbuild-node repair --plain-http {reference}", 600)
+        starts = vm.starts()
+        vm.sh("sync; reboot")
+        kept(vm, "1", starts + 1)
+        assert vm.ok(SUMS) == sums
+
+
+def test_a_power_cut_at_any_moment_of_an_upgrade_leaves_a_whole_image(fleet: Fleet, tmp_path: Path) -> None:
+    vm = fleet.machine(tmp_path)
+    version, dice = "1", random.Random(int.from_bytes(os.urandom(4)))
+    with running(vm):
+        kept(vm, version, 1)
+        vm.ok(FILES)
+        sums = vm.ok(SUMS)
+        for number in range(CUTS):
+            wanted = f"cut-{number}"
+            reference = fleet.publish(wanted, v=wanted)
+            online(vm)
+            vm.ok(f"(kbuild-node upgrade --plain-http {reference} --reboot > /dev/console 2>&1 &)")
+            moment = dice.uniform(0, 60)
+            time.sleep(moment)
+            vm.off()
+            vm.on()
+            starts = vm.starts()
+            vm.wait(rf"(?s)(?:Linux version .*){{{starts + 1}}}kbuild-node: healthy", 900)
+            vm.ready()
+            found = vm.ok("cat /usr/lib/version")
+            assert found in (version, wanted), f"cut off after {moment:.1f} s"
+            known = json.loads(vm.ok("kbuild-node status --json --verify", 600))
+            assert known["running"]["damaged"] == []
+            assert vm.ok(SUMS) == sums
+            if found != wanted:
+                online(vm)
+                starts = vm.starts()
+                vm.ok(f"kbuild-node upgrade --again --plain-http {reference}", 600)
+                vm.sh("sync; reboot")
+                kept(vm, wanted, starts + 1)
+            version = wanted
