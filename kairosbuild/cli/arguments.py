@@ -255,6 +255,23 @@ VERBS = (
         ),
     ),
     Verb(
+        "diff",
+        "what differs between two recipes, published references or files (exit code 1 when something does)",
+        (
+            flag("a", help="a recipe, a reference, or a file (a UKI, a tar)", metavar="A"),
+            flag("b", help="the same, newer", metavar="B"),
+            flag("--node", help="of a recipe only these nodes", action="append", default=[], metavar="NODE"),
+            *INPUT[1:],
+            JOBS,
+            PROGRESS,
+            JSON,
+        ),
+        (
+            "kbuild diff oci:dist/debian:latest recipes/debian.yaml",
+            "kbuild diff localhost:5000/os/debian:v1 localhost:5000/os/debian:v2 --json",
+        ),
+    ),
+    Verb(
         "sbom",
         "the inventory (SBOM) of what a recipe builds, or of what is published",
         (

@@ -143,7 +143,7 @@ class Proofs:
         locked = {name: _locked(self.built.steps[name]) for name in nodes if name in self.built.steps}
 
         def make() -> Mapping[str, Any]:
-            found = contents(list(_layers(self._parts, document)), locked)
+            found = contents(list(image_layers(self._parts, document)), locked)
             return {"contents": store.cas.put_bytes(dumps(found.json()))}
 
         preimage = {
@@ -171,7 +171,8 @@ def inputs(parts: Parts) -> list[str]:
     return [of_bytes(Path(file).read_bytes()).digest for file in files if os.path.exists(file)]
 
 
-def _layers(parts: Parts, document: Mapping[str, Any]) -> Iterator[Layer]:
+def image_layers(parts: Parts, document: Mapping[str, Any]) -> Iterator[Layer]:
+    """The layers of an image document, bottom to top, brought here."""
     from kairosbuild.core.digest import Blob
     from kairosbuild.oci.index import Index
     from kairosbuild.proof.view import Layer

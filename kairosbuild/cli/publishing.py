@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from kairosbuild.cli.wiring import Parts
     from kairosbuild.execute.engine import Outcome
+    from kairosbuild.registry.documents import Package
 
 
 def publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str) -> list[dict[str, Any]]:
@@ -42,7 +43,12 @@ def publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str) 
 
 
 def manifest_of(parts: Parts, outcome: Outcome, node: str) -> str:
-    """The digest that a node is published as; an artifact's image is that of the recipe's own publication."""
+    """The digest that a node is published as."""
+    return package_of(parts, outcome, node).manifest.blob.digest
+
+
+def package_of(parts: Parts, outcome: Outcome, node: str) -> Package:
+    """A node as it is published; an artifact's image is that of the recipe's own publication."""
     from kairosbuild.cli.transport import transport
     from kairosbuild.registry.documents import Sources
     from kairosbuild.registry.publish import packages
@@ -52,7 +58,7 @@ def manifest_of(parts: Parts, outcome: Outcome, node: str) -> str:
     parts.bring([item.document for item in items])
     sources = Sources(parts.store.cas, lambda blob: parts.bring([blob]))
     made = packages(items, sources, transport(parts))
-    return next(one.manifest.blob.digest for one in made if one.name == node)
+    return next(one for one in made if one.name == node)
 
 
 def destination(parts: Parts, outcome: Outcome) -> str:

@@ -68,10 +68,18 @@ class View:
             stream.seek(at.data)
             return stream.read(at.entry.size)
 
-    def layer_of(self, path: str) -> int | None:
-        """The number of the layer that shows this file, links followed."""
+    def chunks(self, path: str, size: int) -> Iterator[bytes]:
+        """The content of a file in pieces, however large it is."""
         found = self._found(path)
-        return found[0] if found else None
+        if found is None or found[0] < 0:
+            return
+        at = place(found[1])
+        left = at.entry.size
+        with self.layers[found[0]].tar.open("rb") as stream:
+            stream.seek(at.data)
+            while left and (chunk := stream.read(min(size, left))):
+                left -= len(chunk)
+                yield chunk
 
     @cached_property
     def _folders(self) -> Mapping[str, set[str]]:

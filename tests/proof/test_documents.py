@@ -1,6 +1,5 @@
 """Inventories and provenance: every package manager's database, licences, and the published schemas."""
 
-import io
 import json
 import sqlite3
 import struct
@@ -9,16 +8,14 @@ from pathlib import Path
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from layer_samples import layer
 from packageurl import PackageURL
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
-from kairosbuild.oci.entry import Entry
-from kairosbuild.oci.index import Index
-from kairosbuild.oci.layer import write_layer
 from kairosbuild.proof import contents, cyclonedx, licences, packages, spdx
 from kairosbuild.proof.contents import Contents
-from kairosbuild.proof.view import Layer, View
+from kairosbuild.proof.view import View
 
 DIGEST = "sha256:" + "12" * 32
 EPOCH = 1735689600
@@ -59,23 +56,6 @@ Version: 1
 """
 APK = "P:musl\nV:1.2.5-r0\nA:x86_64\nL:MIT\no:musl\nF:lib\n\nP:busybox\nV:1.36.1-r29\nA:x86_64\nL:GPL-2.0-only\n\n"
 DESC = "%NAME%\nzlib\n\n%VERSION%\n1:1.3.1-2\n\n%BASE%\nzlib\n\n%ARCH%\nx86_64\n\n%LICENSE%\nZlib\nBSD-3-Clause\n\n"
-
-
-def layer(
-    folder: Path, node: str, files: dict[str, bytes | str | None], links: dict[str, str] | None = None
-) -> Layer:
-    """A layer of these files; None is a whiteout's empty content."""
-    folders = {path[:at] for path in (*files, *(links or {})) for at, char in enumerate(path) if char == "/"}
-    items: list[tuple[Entry, bytes | None]] = [(Entry(path, "dir", 0o755), None) for path in folders]
-    for path, content in files.items():
-        data = content.encode() if isinstance(content, str) else content or b""
-        items.append((Entry(path, "file", 0o644, size=len(data)), data))
-    items += [(Entry(path, "symlink", 0o777, target=target), None) for path, target in (links or {}).items()]
-    out = io.BytesIO()
-    index = Index.loads(write_layer(items, out, 0))
-    tar = folder / f"{node}-{len(list(folder.iterdir()))}.tar"
-    tar.write_bytes(out.getvalue())
-    return Layer(node, "sha256:" + f"{len(tar.name):064x}", len(out.getvalue()), tar, index)
 
 
 def rpm_database(folder: Path) -> bytes:

@@ -1,0 +1,101 @@
+"""`kbuild diff`: what differs between two recipes, published references or files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kairosbuild.cli import given
+from kairosbuild.cli.running import running
+from kairosbuild.cli.style import Style, wanted
+
+if TYPE_CHECKING:
+    from kairosbuild.proof.diff import Difference, Some
+
+_MOST = 20  # files and modules that are named; --json names all
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print it; 0 when nothing differs, 1 when something does, as diff has it."""
+    from kairosbuild.cli.sides import side
+    from kairosbuild.proof.diff import difference
+
+    arguments.recipe = next(
+        (one for one in (arguments.a, arguments.b) if one.endswith((".yaml", ".yml"))), None
+    )
+    with running(arguments) as parts:
+        a, b = (side(parts, arguments, name) for name in (arguments.a, arguments.b))
+        found = difference(a, b, _order)
+    if arguments.json:
+        given.print_json({"a": arguments.a, "b": arguments.b, **found.json()})
+    else:
+        import sys
+
+        print("\n".join(_told(found, Style(wanted(sys.stdout)))))
+    return 0 if found.equal else 1
+
+
+def _order(kind: str, a: str, b: str) -> int:
+    """The order of versions as their package manager has it."""
+    from kairosbuild.sources import evr, version
+
+    if kind == "rpm":
+        return evr.compare(_evr(a), _evr(b))
+    return version.compare(a, b)
+
+
+def _evr(text: str) -> tuple[str, str, str]:
+    epoch, colon, rest = text.partition(":")
+    upstream, _, release = (rest if colon else text).rpartition("-")
+    return (epoch if colon else "0", upstream, release)
+
+
+def _told(found: Difference, style: Style) -> Iterator[str]:
+    if found.equal:
+        yield style.green("nothing differs")
+        return
+    for title, some, most in (
+        ("packages", found.packages, 0), ("kernel", found.kernels, 0), ("modules", found.modules, _MOST),
+        ("command line", found.cmdline, 0), ("files", found.files, _MOST), ("layers", found.layers, 0),
+        ("artifacts", found.artifacts, 0),
+    ):  # fmt: skip
+        if some:
+            yield style.bold(title) + style.dim(f"  {_count(some)}")
+            yield from _lines(some, style, most)
+    before, after = found.size
+    if before or after:
+        yield style.bold("size") + f"  {_bytes(before)} → {_bytes(after)} ({after - before:+} bytes)"
+    yield style.bold("to fetch") + f"  {_bytes(found.fetch)}"
+
+
+def _lines(some: Some, style: Style, most: int) -> Iterator[str]:
+    """What changed first: it is the least and says the most."""
+    lines = []
+    for one in some.changed:
+        mark = {"up": style.green("↑"), "down": style.yellow("↓")}.get(one.how, style.yellow("~"))
+        how = f"  {one.how}" if one.how not in ("up", "down", "") else ""
+        lines.append(f"  {mark} {one.name}  {style.dim(f'{_value(one.before)} → {_value(one.after)}{how}')}")
+    for mark, some_names in ((style.red("-"), some.removed), (style.green("+"), some.added)):
+        lines += [
+            f"  {mark} {name}  {style.dim(_value(value))}".rstrip() for name, value in some_names.items()
+        ]
+    yield from lines[: most or None]
+    if most and len(lines) > most:
+        yield style.dim(f"  and {len(lines) - most} more; --json names them")
+
+
+def _count(some: Some) -> str:
+    counts = ((len(some.added), "added"), (len(some.removed), "removed"), (len(some.changed), "changed"))
+    return ", ".join(f"{number} {word}" for number, word in counts if number)
+
+
+def _value(value: object) -> str:
+    return _bytes(value) if isinstance(value, int) else str(value)
+
+
+def _bytes(number: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number} bytes"
