@@ -17,6 +17,7 @@ ORDER = (
     "edit-disk",
     "nochange-disk",
     "cold-disk",
+    "package-100",
     "layer-60k",
     "memory-1g",
     "push-1g",

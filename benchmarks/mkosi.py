@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 TOOLS = (
@@ -55,14 +56,15 @@ def bench_dir() -> Path:
 class Mkosi:
     """A mkosi project with the same packages, kernel and overlay as ours, built incrementally."""
 
-    def __init__(self, mirror: str) -> None:
+    def __init__(self, mirror: str, project: str = "project", packages: Sequence[str] = PACKAGES) -> None:
         if os.geteuid():
             raise SystemExit("the disk benchmarks run mkosi, which needs root here")
         self.home = bench_dir() / "mkosi"
-        self.tree, self.project = self.home / "tree", self.home / "project"
+        self.tree, self.project = self.home / "tree", self.home / project
         self.mirror = mirror
         self._prepare_tree()
         self._prepare_project()
+        self.configure(packages)
 
     @property
     def motd(self) -> Path:
@@ -73,6 +75,11 @@ class Mkosi:
     def image(self) -> Path:
         """The disk it makes."""
         return self.project / "image.raw"
+
+    def configure(self, packages: Sequence[str]) -> None:
+        """Have these packages, and what a bootable disk takes beside them."""
+        wanted = ",".join(dict.fromkeys((*packages, KERNEL, "systemd-boot", "kmod")))
+        (self.project / "mkosi.conf").write_text(CONFIG.format(mirror=self.mirror, packages=wanted))
 
     def forget(self) -> None:
         """Back to cold: images and incremental caches gone, downloaded packages kept."""
@@ -121,8 +128,6 @@ class Mkosi:
         for folder in ("packages", "cache", "mkosi.extra/etc", "mkosi.sandbox/etc/apt/sources.list.d"):
             (self.project / folder).mkdir(parents=True, exist_ok=True)
         (self.home / "work").mkdir(exist_ok=True)
-        packages = ",".join((*PACKAGES, KERNEL, "systemd-boot", "kmod"))
-        (self.project / "mkosi.conf").write_text(CONFIG.format(mirror=self.mirror, packages=packages))
         sources = self.project / "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources"
         sources.write_text(SOURCES.format(mirror=self.mirror))
         self.motd.write_text("hello\n")

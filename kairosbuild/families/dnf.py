@@ -424,6 +424,9 @@ if [ -s /in/remove ]; then
     comm -23 /tmp/before /tmp/after >/out/removed
 fi
 [ -s /in/install ] || exit 0
+# What `download` resolves may conflict; `install` says so, and says no to itself.
+dnf5 -q $options $repositories --assumeno install $(words install) >/tmp/said 2>&1 || :
+if grep -q 'Failed to resolve the transaction' /tmp/said; then cp /tmp/said /out/complaint; exit 0; fi
 download="dnf5 -q $options $repositories download --url"
 if ! { $download --resolve $(words install) >/out/wanted && $download $(words install) >/out/asked; } 2>/tmp/said
 then
@@ -452,7 +455,8 @@ def main():
     places = {}
     for number in sorted(os.listdir("/in/repositories")):
         place = "file:///in/repositories/" + number
-        base.repos.add_new_repo("r" + number, conf, baseurl=[place], gpgcheck=False, repo_gpgcheck=False)
+        repo = base.repos.add_new_repo("r" + number, conf, baseurl=[place])
+        repo.gpgcheck = repo.repo_gpgcheck = False
         places["r" + number] = place
     base.fill_sack(load_system_repo=True)
     unknown = []

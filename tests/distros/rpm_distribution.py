@@ -13,11 +13,12 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from distros.rpms import Rpm, Signer, build, of_deb, repository
+from distros.rpms import Rpm, Signer, build, evr, of_deb, repository
 from peers import CACHE
 
 from kairosbuild.core.digest import Blob
@@ -27,12 +28,13 @@ from kairosbuild.oci.entry import Entry
 from kairosbuild.oci.index import Index
 from kairosbuild.oci.layer import Item, write_layer
 from kairosbuild.oci.merge import merge
-from kairosbuild.sources.deb import merged_links, with_parents
-from kairosbuild.sources.debian import Archive, Suite, closure, open_archive
+from kairosbuild.sources.deb import members, merged_links, with_parents
+from kairosbuild.sources.debian import Suite, closure, open_archive
 from kairosbuild.sources.download import Downloader, Wanted
 from kairosbuild.sources.mirrors import find
 from kairosbuild.store.store import Store
 
+_KEPT = 6 * 3600.0  # seconds; another working copy may be at another version
 EPOCH = 1_700_000_000
 SUITE = "sid"
 WITHOUT = (
@@ -137,7 +139,8 @@ def made(shape: Shape) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.exists():
             for old in place.parent.glob(f"{shape.id}-*"):
-                shutil.rmtree(old)
+                if time.time() - old.stat().st_mtime > _KEPT:
+                    shutil.rmtree(old)
             work = place.with_name(f".{place.name}.new")
             shutil.rmtree(work, ignore_errors=True)
             _Making(shape, work).all()
@@ -187,7 +190,7 @@ class _Making:
                 del rpm.files[path]
         return [
             *rpms,
-            self._setup(files["libc-bin"]),
+            self._setup(),
             self._about(),
             *self._kernel([files[n] for n in kernel], kernel),
         ]
@@ -199,7 +202,7 @@ class _Making:
 
     # -- packages that Debian has no equal of -------------------------------------------------------
 
-    def _setup(self, _: Path) -> Rpm:
+    def _setup(self) -> Rpm:
         """Users, groups and the links of merged /usr, as the package `setup` of these distributions has them."""
         owners = self._masters()
         shadow = "".join(
@@ -221,8 +224,6 @@ class _Making:
         return rpm
 
     def _masters(self) -> dict[str, str]:
-        from kairosbuild.sources.deb import members
-
         file = self._debs(["base-passwd"])["base-passwd"]
         found = {}
         for entry, content in members(file):
@@ -254,11 +255,7 @@ class _Making:
 
     def _kernel(self, debs: list[Path], names: list[str]) -> list[Rpm]:
         """A kernel in two packages, its image beside its modules, and one that only names them."""
-        from distros.rpms import _evr
-
-        from kairosbuild.sources.deb import members
-
-        _, version, release = _evr(self.archive.newest(names[0]).version)
+        _, version, release = evr(self.archive.newest(names[0]).version)
         core, modules = (Rpm(name, version, release) for name in self.shape.kernel)
         folder = self.stage / "kernel"
         folder.mkdir(parents=True)
@@ -279,8 +276,6 @@ class _Making:
         for path in [path for path in core.files if path.startswith("boot/")]:
             entry, place = core.files.pop(path)
             name = f"usr/lib/modules/{uname}/{path.removeprefix('boot/').removesuffix(f'-{uname}')}"
-            from dataclasses import replace
-
             core.files[name] = replace(entry, path=name), place
         called = uname.replace("-", "_")  # two of them are no version to rpm
         core.requires = (f"{modules.name}-uname-r = {called}",)
@@ -337,7 +332,8 @@ class _Making:
             name="base", scratch=self.store.cas.tmp(), cancel=threading.Event(),
         )  # fmt: skip
         assert done.layer is not None
-        print(self._text(done.outputs["installed"]), done.log.decode())
+        installed = self._text(done.outputs["installed"]).split()
+        assert len(installed) == len(wanted), done.log.decode()
         upper = (done.layer.layer, done.layer.index)
         tar = self.work / "root.tar"
         stack = [(self._path(t), Index.loads(self._path(i).read_bytes())) for t, i in (lower, upper)]
@@ -401,7 +397,3 @@ def _unwanted(path: str) -> bool:
     return path.startswith(("usr/share/doc/", "usr/share/man/", "usr/share/info/", "usr/share/locale/", "usr/share/lintian/")) or path in (
         "usr/lib/os-release", "etc/os-release", "usr/bin/awk", "etc/nsswitch.conf",
     )  # fmt: skip
-
-
-_: Callable[[Shape], Path] = made
-_unused: type[Archive] = Archive

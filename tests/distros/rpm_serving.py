@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,22 +34,39 @@ class Folder(dict[str, bytes]):
 
 @dataclass
 class Served:
-    """`mirrors` by name; `registry` is HOST:PORT, where the image is under the name it has in the world."""
+    """Where a distribution is. `environment` is what a machine has to be told: mirrors, and that alone."""
 
-    mirrors: dict[str, str]
     registry: str
     server: Server
+    environment: dict[str, str]
 
 
 @contextmanager
 def served(place: Path, image: str, work: Path) -> Iterator[Served]:
-    """Serve what `rpm_distribution.made` made; the image as NAME:TAG."""
+    """Serve what `rpm_distribution.made` made; the image as HOST/NAME:TAG, which the registry mirrors."""
     server = Server(Folder(place / "repos"))
+    host, _, name = image.partition("/")
     work.mkdir(parents=True, exist_ok=True)
     with started(work) as (registry, _):
-        tag = image.rpartition(":")[2]
         command = [peer("skopeo"), "copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]
-        subprocess.run([*command, f"oci:{place / 'image'}:{tag}", f"docker://{registry}/{image}"], check=True)
+        subprocess.run([*command, f"oci:{place / 'image'}", f"docker://{registry}/{name}"], check=True)
+        mirrors = work / "registries.conf"
+        mirrors.write_text(
+            f'[[registry]]\nlocation = "{host}"\n[[registry.mirror]]\nlocation = "{registry}"\n'
+        )
         names = [folder.name for folder in (place / "repos").iterdir()]
-        yield Served({name: f"{server.url}/{name}" for name in names}, registry, server)
+        environment = {
+            f"KBUILD_MIRROR_{one.upper().replace('-', '_')}": f"{server.url}/{one}" for one in names
+        }
+        yield Served(registry, server, {"CONTAINERS_REGISTRIES_CONF": str(mirrors), **environment})
     server.close()
+
+
+def kbuild(workspace: Path, *words: str, env: dict[str, str], cache: Path, code: int = 0) -> tuple[str, str]:
+    """kbuild as a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kairosbuild", *words, "--cache-dir", str(cache)],
+        cwd=workspace, env={**os.environ, **env}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout, done.stderr

@@ -58,7 +58,7 @@ class Rpm:
 def of_deb(archive: Archive, name: str, file: Path, stage: Path, names: Mapping[str, str]) -> Rpm:
     """The RPM of a Debian package. `names` maps Debian's names to those of the distribution that is made."""
     package, fields = archive.index.newest(name)
-    epoch, version, release = _evr(package.version)
+    epoch, version, release = evr(package.version)
     provided = [n for some in alternatives(fields.get("Provides", "")) for n in some]
     rpm = Rpm(
         names[name],
@@ -147,6 +147,7 @@ class Signer:
             text=True,
             check=False,
         )
+        self._rest()
         assert done.returncode == 0, done.stderr
 
     def sign_metadata(self, folder: Path) -> None:
@@ -160,14 +161,21 @@ class Signer:
     def _gpg(self, *words: str) -> bytes:
         command = [peer("gpg"), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
         done = subprocess.run([*command, *words], env=self._env(), capture_output=True, check=False)
+        self._rest()
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout
+
+    def _rest(self) -> None:
+        """End the agent, which would outlive the test."""
+        command = [peer("gpgconf"), "--kill", "gpg-agent"]
+        subprocess.run(command, env=self._env(), check=True)
 
     def _env(self) -> dict[str, str]:
         return {"GNUPGHOME": str(self.home), "PATH": "/usr/bin:/bin", "HOME": str(self.home)}
 
 
-def _evr(version: str) -> tuple[int, str, str]:
+def evr(version: str) -> tuple[int, str, str]:
+    """Epoch, version and release that a Debian version comes to."""
     epoch, colon, rest = version.partition(":")
     if not colon:
         epoch, rest = "0", version
