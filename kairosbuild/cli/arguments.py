@@ -333,6 +333,15 @@ VERBS = (
         ("kbuild check recipes/debian.yaml",),
     ),
     Verb(
+        "show",
+        "the recipe as it is understood, and where each value came from",
+        (RECIPE, NODES, SET, JSON),
+        (
+            "kbuild show recipes/debian.yaml",
+            "kbuild show recipes/debian.yaml base --set suite=sid",
+        ),
+    ),
+    Verb(
         "schema",
         "print the JSON Schema for editors, or the field reference",
         (

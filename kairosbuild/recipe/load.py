@@ -104,11 +104,24 @@ def load(
     file: Path, kinds: Mapping[str, Any], *, workspace: Workspace, set_vars: Mapping[str, str] | None = None
 ) -> Recipe:
     """The recipe in this file. Raises InputError, or Problems, with file, line and column."""
+    return parse(_bytes(file), str(file), kinds, workspace=workspace, set_vars=set_vars)
+
+
+def loading(
+    file: Path, kinds: Mapping[str, Any], *, workspace: Workspace, set_vars: Mapping[str, str] | None = None
+) -> Loading:
+    """The same with all that was found out on the way, for `show`."""
+    with _uncollected():
+        found = _opened(_bytes(file), str(file), kinds, workspace, set_vars or {})
+        found.recipe()
+    return found
+
+
+def _bytes(file: Path) -> bytes:
     try:
-        data = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}", reason="no-recipe", hint="name a recipe file") from None
-    return parse(data, str(file), kinds, workspace=workspace, set_vars=set_vars)
 
 
 def parse(
@@ -121,23 +134,27 @@ def parse(
 ) -> Recipe:
     """The recipe that these bytes are; `file` is for messages, and for the name if none is given."""
     with _uncollected():
-        return _parse(data, file, kinds, workspace, set_vars or {})
+        return _opened(data, file, kinds, workspace, set_vars or {}).recipe()
 
 
-def _parse(
+def _opened(
     data: bytes, file: str, kinds: Mapping[str, Any], workspace: Workspace, given: Mapping[str, str]
-) -> Recipe:
+) -> Loading:
     problems: list[KbuildError] = []
     composed = compose(data, file, workspace.root, problems)
     root = composed.root
     if not isinstance(root, Fields):
         message = f"a recipe is a mapping, not {describe(root)}"
         raise _error(message, "wrong-type", root, "start with version: 1")
-    return _Loading(root, composed, file, kinds, workspace, given, problems).recipe()
+    return Loading(root, composed, file, kinds, workspace, given, problems)
 
 
-class _Loading:
+class Loading:
     """One recipe on its way from located values to declarations."""
+
+    top: Typed
+    expansion: cells.Expansion
+    final: Mapping[str, checks.Node]
 
     def __init__(
         self,
@@ -186,7 +203,8 @@ class _Loading:
         return {name: value for name, value in self.changed.items() if name in used}
 
     def recipe(self) -> Recipe:
-        top = self._top()
+        """What it comes to. Raises every problem at once."""
+        self.top = top = self._top()
         self.readers: dict[cells.CellKey, Reader] = {(): self.reader}
         self.arch = str(top.spec.get("platform", "")).partition("/")[2]
         for name, node in self._entries():
@@ -207,7 +225,16 @@ class _Loading:
         expansion = cells.Expansion(self.raws, self.matrix, self.kinds)
         nodes = expansion.nodes()
         raise_problems(_once(expansion.problems or checks.cycles(nodes) or checks.of_kinds(nodes)))
+        self.expansion, self.final = expansion, {node.name: node for node in nodes}
         return expansion, nodes
+
+    def when_of(self, name: str) -> Located:
+        """Where a node's `when` stands."""
+        nodes = self.root.fields["nodes"]
+        assert isinstance(nodes, Fields)
+        node = nodes.fields[name]
+        assert isinstance(node, Fields)
+        return node.keys["when"]
 
     def _top(self) -> Typed:
         root = self.root

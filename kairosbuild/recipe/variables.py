@@ -46,6 +46,10 @@ class Variables:
         self._broken: set[str] = set()
         self._total = 0
 
+    def declared(self, name: str) -> Text | None:
+        """Where a variable is declared."""
+        return self._declared.get(name)
+
     def value(self, name: str, asked: Text) -> str:
         """What this variable stands for. Raises InputError at `asked`."""
         if name in self._values:

@@ -82,3 +82,14 @@ def test_an_edit_of_one_cell_leaves_the_others_alone(workspace: Workspace) -> No
     (workspace.folder / "small.yaml").write_text(text.replace('shout: {mark: "!"}', 'shout: {mark: "!!"}'))
     after = workspace.run("--no-publish")
     assert after["built"] == 4, "last and os of the two cells that shout"
+
+
+def test_show_tells_where_values_come_from(workspace: Workspace) -> None:
+    recipe(workspace)
+    out = workspace.kbuild("show", "small.yaml", "last@bye")[0]
+    (line,) = [line for line in out.splitlines() if "etc/last.content" in line]
+    assert '"bye!"' in line and "small.yaml:" in line and "word: matrix bye" in line
+    document = json.loads(workspace.kbuild("show", "small.yaml", "site", "--json")[0])
+    (node,) = document["nodes"]
+    (source,) = [value for value in node["fields"] if value["path"] == "source"]
+    assert source["value"] == "site" and source["at"]["line"] == 9
