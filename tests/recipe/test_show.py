@@ -58,8 +58,8 @@ def test_places_defaults_and_variables(show: Any) -> None:
     assert found["sha256"] == (None, "default")
     top = rows(show(), "top@trixie")
     assert top["count"] == (4, "r.yaml:7:34"), "the field that was put over the included one"
-    assert top["on"] == ("base@trixie", "common.yaml:4:28")
-    assert top["install"] == (["e2", "w"], "common.yaml:4:53, extra: r.yaml:4:60, word: r.yaml:3:38")
+    assert top["on"] == ("base@trixie", "common.yaml:4:26")
+    assert top["install"] == (["e2", "w"], "common.yaml:4:51, extra: r.yaml:4:54, word: r.yaml:3:37")
     assert top["piece.source"] == ("tree", "common.yaml:4:92")
     assert top["piece.mode"] == ("0644", "default")
     assert top["timeout"] == (600, "common.yaml:4:108")
