@@ -106,6 +106,7 @@ class Reader:
             found = node.fields.get(label)
             if found is not None and name not in but:
                 value = self._value(info, found, _Spot(typed, label, name))
+                typed.places[name] = found
                 if value is not BAD:
                     typed.hints[name] = value
 
