@@ -25,6 +25,7 @@ ORDER = (
     "pull-1g",
     "pull-200",
     "noop-push",
+    "upgrade-bytes",
 )
 
 

@@ -129,6 +129,19 @@ class Vm:
         self._until(look, seconds, f"{pattern!r} did not show")
         return found[0].group(0)
 
+    def healthy(self, starts: int, seconds: float = 900) -> None:
+        """Wait until this many starts have happened and the last one was found healthy."""
+
+        def look() -> bool:
+            parts = self.console().split("Linux version ")
+            assert len(parts) <= starts + 1, "it started once too often:\n" + "\n".join(
+                self.console().splitlines()[-80:]
+            )
+            return len(parts) == starts + 1 and "kbuild-node: healthy" in parts[-1]
+
+        self._until(look, seconds, f"start {starts} did not become healthy")
+        self.ready()
+
     def _until(self, done: Callable[[], bool], seconds: float, what: str) -> None:
         end = time.monotonic() + seconds
         while not done():
