@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kairosbuild.artifacts.stack import Stack
-from kairosbuild.boot import initrd, layerfs, uki
+from kairosbuild.boot import cpio, initrd, layerfs, uki
 from kairosbuild.boot.files import Files, index_of
 from kairosbuild.boot.survey import cuts
 from kairosbuild.core.canonical import dumps, loads
@@ -129,6 +129,36 @@ def shared_initrd(task: Task, stack: Stack, version: str, more: initrd.More) -> 
         "more": more.json(),
     }
     return task.derive("initrd", initrd.VERSION, preimage, make)["initrd"]
+
+
+def dracut_initrd(task: Task, stack: Stack, version: str, more: initrd.More) -> Blob:
+    """The same by dracut: its programs, drivers and udev, with the shared script to open the root."""
+    tools, packing, maker = task.tools("boot"), task.tools("image"), task.tools("dracut")
+    holders = stack.holders(version)
+
+    def make() -> Outputs:
+        tree = _tree(task, tools).read
+        given, words = initrd.for_dracut(tree, stack.files(holders), version, more)
+        action = Action(
+            ("/bin/sh", "-eu", "/in/dracut.sh", version, *words),
+            (maker, *(one.layer for one in holders)),
+            {path: task.put_bytes(data) for path, data in given.items()},
+            ("archive",),
+            platform=task.platform,
+        )
+        found = cpio.unpack(task.path(task.execute(action).outputs["archive"]).read_bytes())
+        archive = task.put_bytes(cpio.pack(sorted(found)))
+        packer = Action(initrd.COMPRESS, (packing,), {"initrd": archive}, ("initrd",), platform=task.platform)
+        return task.execute(packer).outputs
+
+    preimage = {
+        "version": version,
+        "layers": [one.layer.digest for one in holders],
+        "tools": [tools.digest, packing.digest, maker.digest],
+        "recipe": [initrd.recipe(), initrd.dracut_recipe()],
+        "more": more.json(),
+    }
+    return task.derive("initrd-dracut", initrd.VERSION, preimage, make)["initrd"]
 
 
 def loader(task: Task) -> Outputs:

@@ -9,6 +9,10 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from kairosbuild.core.errors import KbuildError
+
+_HEAD = 110  # bytes of a header
+
 Member = tuple[str, int, bytes]
 """Path without a leading slash, mode with its type bits, content (a link's target)."""
 
@@ -39,6 +43,32 @@ def pack(members: Iterable[Member], epoch: int = 0) -> bytes:
     ]
     archive = b"".join((*parts, *_member(0, "TRAILER!!!", 0, b"", 0)))
     return archive + bytes(-len(archive) % 512)
+
+
+def unpack(archive: bytes) -> list[Member]:
+    """The members of an archive of others, each hard link with its content. Raises KbuildError (`bad-cpio`)."""
+    found: list[tuple[str, int, int, bytes]] = []
+    at = 0
+    while True:
+        head = archive[at : at + _HEAD]
+        if len(head) < _HEAD or head[:6] not in (b"070701", b"070702"):
+            raise KbuildError(
+                "this is no cpio archive in the newc form, or it is cut short", reason="bad-cpio"
+            )
+        fields = [int(head[6 + 8 * n : 14 + 8 * n], 16) for n in range(13)]
+        inode, mode, size, length = fields[0], fields[1], fields[6], fields[11]
+        name = archive[at + _HEAD : at + _HEAD + length - 1].decode("utf-8", "surrogateescape")
+        start = at + _HEAD + length + -(_HEAD + length) % 4
+        if name == "TRAILER!!!":
+            break
+        found.append((name.removeprefix("./"), inode, mode, archive[start : start + size]))
+        at = start + size + -size % 4
+    contents = {inode: data for _, inode, mode, data in found if data and stat.S_ISREG(mode)}
+    return [
+        (name, mode, contents.get(inode, data) if stat.S_ISREG(mode) else data)
+        for name, inode, mode, data in found
+        if name != "."
+    ]
 
 
 def _member(number: int, path: str, mode: int, data: bytes, epoch: int) -> tuple[bytes, ...]:

@@ -103,6 +103,15 @@ def recipe() -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
+def dracut_recipe() -> str:
+    """The same of what tells dracut."""
+    return hashlib.sha256(_dracut()).hexdigest()
+
+
+def _dracut() -> bytes:
+    return Path(__file__).with_name("dracut.sh").read_bytes()
+
+
 def script() -> bytes:
     """The first program of every machine."""
     return Path(__file__).with_name("initrd.sh").read_bytes()
@@ -129,18 +138,41 @@ def tree(tools: Read, kernel: Files, version: str, more: More = More()) -> cpio.
     )
 
 
-def _modules(kernel: Files, version: str, more: More) -> tuple[list[modules.Module], frozenset[str]]:
-    """The modules to take, and the names of those the kernel has built in."""
+def for_dracut(
+    tools: Read, kernel: Files, version: str, more: More
+) -> tuple[dict[str, bytes], tuple[str, str]]:
+    """What `dracut.sh` is given: files of /in, and the words MODULES and EARLY, both of modules that exist."""
+    paths, _, builtin = _found(kernel, version)
+    _refuse_unknown((*more.early, *more.modules), paths, builtin, version)
+    files = {"initrd.sh": script(), "busybox": _first(tools, PROGRAMS["bin/busybox"], "busybox")}
+    files["dracut.sh"] = _dracut()
+    files |= {f"files/{path}": data for path, (_, data) in more.files.items()}
+    for when, scripts in more.hooks.items():
+        files |= {f"hooks/{when}/{number:02}": text for number, text in enumerate(scripts)}
+    by_device, early = (*modules.BY_DEVICE, *more.modules), (*modules.ALWAYS, *more.early)
+    some, first = (
+        " ".join(name for name in map(modules.canonical, names) if name in paths)
+        for names in (by_device, early)
+    )
+    return files, (some, first)
+
+
+def _found(kernel: Files, version: str) -> tuple[dict[str, str], str, frozenset[str]]:
+    """The modules of this kernel by name, the folder they are in, and the names of those it has built in."""
     for top in (f"usr/lib/modules/{version}", f"lib/modules/{version}"):
         paths = {name: path for path in kernel.paths(top) if (name := modules.name_of(path))}
         if paths:
-            builtin = _builtin(kernel.read(f"{top}/modules.builtin") or b"")
-            named = (*more.early, *more.modules)
-            _refuse_unknown(named, paths, builtin, version)
-            cards = modules.NETWORK if more.network else ()
-            wanted = (*modules.ALWAYS, *modules.BY_DEVICE, *cards, *named)
-            return modules.closure(wanted, paths, builtin, lambda path: kernel.read(path) or b""), builtin
+            return paths, top, _builtin(kernel.read(f"{top}/modules.builtin") or b"")
     raise KbuildError(f"no layer has modules of kernel {version}", reason="missing-module")
+
+
+def _modules(kernel: Files, version: str, more: More) -> tuple[list[modules.Module], frozenset[str]]:
+    """The modules to take, and the names of those the kernel has built in."""
+    paths, _, builtin = _found(kernel, version)
+    named = (*more.early, *more.modules)
+    _refuse_unknown(named, paths, builtin, version)
+    wanted = (*modules.ALWAYS, *modules.BY_DEVICE, *(modules.NETWORK if more.network else ()), *named)
+    return modules.closure(wanted, paths, builtin, lambda path: kernel.read(path) or b""), builtin
 
 
 def _refuse_unknown(

@@ -10,7 +10,8 @@
 #   kbuild.persistent=LABEL=...   where that filesystem is
 #   kbuild.recovery   this is the entry of last resort, and its layers are its own
 # Whatever fails says why and restarts the machine, so that the boot loader's next entry has its turn.
-export PATH=/bin:/sbin
+# Inside an initrd that another program made (boot/dracut.sh) KBUILD_PATH is set, and mounts and the end are that one's.
+export PATH=${KBUILD_PATH:-/bin:/sbin}
 K=/run/kbuild
 PLACES="etc var home root opt srv"
 
@@ -27,10 +28,12 @@ fail() {
     sleep 60
 }
 
-mount -t devtmpfs -o mode=0755,nosuid devtmpfs /dev
-mount -t proc -o nosuid,noexec,nodev proc /proc
-mount -t sysfs -o nosuid,noexec,nodev sysfs /sys
-mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs /run
+if [ -z "$KBUILD_PATH" ]; then
+    mount -t devtmpfs -o mode=0755,nosuid devtmpfs /dev
+    mount -t proc -o nosuid,noexec,nodev proc /proc
+    mount -t sysfs -o nosuid,noexec,nodev sysfs /sys
+    mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs /run
+fi
 echo 5 > /proc/sys/kernel/panic
 
 LAYERS= DISK=LABEL=kbuild-layers CUT= KEEP= BIND= PERSISTENT=LABEL=kbuild-state RECOVERY= MOUNTED=
@@ -249,6 +252,7 @@ for candidate in /sbin/init /usr/lib/systemd/systemd /usr/sbin/init /etc/init /b
 done
 [ -n "$INIT" ] || fail "the image has no init"
 say "root is $number verified layers, read-only; starting $INIT"
+[ -z "$KBUILD_PATH" ] || exit 0
 for mount in proc sys dev run; do
     [ -d /sysroot/$mount ] || fail "the image has no folder /$mount"
     mount --move /$mount /sysroot/$mount

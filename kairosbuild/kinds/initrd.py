@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kairosbuild.artifacts.entry import shared_initrd
+from kairosbuild.artifacts.entry import dracut_initrd, shared_initrd
 from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.boot.initrd import HOOKS, More
 from kairosbuild.core.canonical import dumps
 from kairosbuild.core.errors import InputError, nearest
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.kernels.lists import complaint
-from kairosbuild.recipe.fields import ref, sourcemap, texts
+from kairosbuild.recipe.fields import choice, ref, sourcemap, texts
 
 _OURS = ("init", "etc/modules", "lib/modules", "bin", "sbin", "hooks")
 
@@ -45,6 +45,11 @@ class InitrdSpec:
     """What the initrd of an image has beyond the shared one."""
 
     image: str = ref("The image it starts.", accepts=("image",))
+    generator: str = choice(
+        "What makes it; dracut's is larger, has more drivers and udev, and opens the same root in the same way.",
+        ("kbuild", "dracut"),
+        "kbuild",
+    )
     modules: tuple[str, ...] = texts(
         "Modules to have, loaded when a device asks for them.", (), check=complaint
     )
@@ -70,7 +75,7 @@ class Initrd:
 
     def tools(self, spec: InitrdSpec) -> tuple[str, ...]:
         """zstd; what the initrd is made of."""
-        return ("image", "boot")
+        return ("image", "boot", "dracut") if spec.generator == "dracut" else ("image", "boot")
 
     def lock(self, spec: InitrdSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""
@@ -87,7 +92,8 @@ class Initrd:
             {path: file for label in spec.files for path, file in _files(task, "files", label)},
             {stage: [data for _, (_, data) in _files(task, "hooks", stage)] for stage in spec.hooks},
         )
-        made = shared_initrd(task, stack, version, more)
+        make = dracut_initrd if spec.generator == "dracut" else shared_initrd
+        made = make(task, stack, version, more)
         return {"initrd": made, "about": task.put_bytes(dumps({"kernel": version}))}
 
 

@@ -30,6 +30,10 @@ PURPOSES: dict[str, tuple[str, ...]] = {
         *SHELL, "base-files", "bash", "bc", "bison", "bzip2", "cpio", "diffutils", "flex", "gcc", "kmod", "libc6-dev",
         "libelf-dev", "libssl-dev", "make", "mawk", "openssl", "perl-base", "perl", "rsync", "xz-utils", "zstd",
     ),
+    "dracut": (
+        *SHELL, "base-files", "bash", "cpio", "diffutils", "dmsetup", "dracut-core", "gawk", "kmod", "mount", "udev",
+        "util-linux",
+    ),
     "buildah": (*SHELL, "buildah", "netavark", "util-linux", "mount"),
     "sandbox": (*SHELL, "bubblewrap", "uidmap", "util-linux"),
     "clock": ("libfaketime",),
