@@ -18,7 +18,7 @@ depends() { echo base; }
 installkernel() { :; }
 install() {
     inst_multiple dmsetup losetup mount umount modprobe stat sort grep cat mkdir sleep tr ls mv chmod chown
-    inst_hook cmdline 10 "$moddir/cmdline.sh"
+    inst_hook cmdline 91 "$moddir/cmdline.sh"
     inst_hook mount 10 "$moddir/mount.sh"
 }
 END

@@ -27,6 +27,7 @@ from kairosbuild.recipe.fields import flag, record, ref, source, text, textmap, 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
+    from kairosbuild.oci.entry import Entry
     from kairosbuild.oci.index import Index
     from kairosbuild.oci.layer import Item
 
@@ -91,7 +92,7 @@ class Kernel:
     """See the module."""
 
     name: ClassVar[str] = "kernel"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Spec: ClassVar[type] = KernelSpec
     produces: ClassVar[str] = "layer"
 
@@ -216,17 +217,26 @@ def _of_tar(task: Task, tar: Path, opened: ExitStack) -> list[Item]:
     """The files of a tar that nobody vouches for, at their places under merged /usr."""
     from kairosbuild.oci.index import Index
     from kairosbuild.oci.reader import normalise
-    from kairosbuild.sources.deb import merged
 
     made = task.scratch / "normal.tar"
     with tar.open("rb") as stream, made.open("wb") as out:
         index = normalise(stream, out, task.epoch, scratch=task.scratch)
-    moved = []
-    for entry, content in _sliced(made, Index.loads(index), opened):
-        target = merged(entry.target) if entry.type == "hardlink" else entry.target
-        path = merged(entry.path, folder=entry.type == "dir")
-        moved.append((replace(entry, path=path, target=target), content))
-    return moved
+    return [(_moved(entry), content) for entry, content in _sliced(made, Index.loads(index), opened)]
+
+
+def _moved(entry: Entry) -> Entry:
+    """An entry at its place under merged /usr; a relative link leads where it led."""
+    import posixpath
+
+    from kairosbuild.sources.deb import merged
+
+    path, target = merged(entry.path, folder=entry.type == "dir"), entry.target
+    if entry.type == "hardlink":
+        target = merged(target)
+    elif entry.type == "symlink" and not target.startswith("/"):
+        led = merged(posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), target)))
+        target = posixpath.relpath(led, posixpath.dirname(path) or ".")
+    return replace(entry, path=path, target=target)
 
 
 def _sliced(tar: Path, index: Index, opened: ExitStack) -> list[Item]:
@@ -256,17 +266,20 @@ def _compiled(task: Task) -> Blob:
         assert config[0].blob is not None
         inputs["config"] = config[0].blob
     machine = _MACHINES[task.platform.split("/")[1]]
-    done = task.execute(
-        Action(
-            ("/bin/sh", "-eu", "/in/kernel.sh", spec.base, machine, spec.localversion),
-            (task.tools("kernel"),),
-            inputs,
-            ("kernel.tar",),
-            platform=task.platform,
-            timeout=_PATIENCE,
-        )
-    )
-    return done.outputs["kernel.tar"]
+    command = ("/bin/sh", "-eu", "/in/kernel.sh", spec.base, machine, spec.localversion)
+    tools = task.tools("kernel")
+
+    def make() -> Outputs:
+        action = Action(command, (tools,), inputs, ("kernel.tar",), platform=task.platform, timeout=_PATIENCE)
+        return task.execute(action).outputs
+
+    preimage = {
+        "command": list(command),
+        "inputs": {name: blob.digest for name, blob in inputs.items()},
+        "tools": tools.digest,
+        "epoch": task.epoch,
+    }
+    return task.derive("compiled-kernel", 1, preimage, make)["kernel.tar"]
 
 
 def _fragments(task: Task) -> list[tuple[str, str]]:
