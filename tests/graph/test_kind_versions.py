@@ -89,7 +89,7 @@ ALSO = {
         "kairosbuild.oci.reader",
         *WRITER,
     ),
-    "initrd": BOOT,
+    "initrd": (*BOOT, "boot/dracut.sh"),
     "iso": (*DISK, *WRITER),
     "uki": BOOT,
     "netboot": BOOT,
