@@ -114,23 +114,15 @@ def enforce(parts: Parts, outcome: Outcome, proofs: Proofs, targets: list[str]) 
 
 def asks(parts: Parts, root: str) -> bool:
     """Whether the workspace has any gate. Its file is read as YAML only when it could."""
-    if not text(root):
+    from kairosbuild.cli.publishing import policy_text
+
+    if not policy_text(root):
         return False
     policy = parts.workspace.policy
     sizes = policy.sizes
     limits = (sizes.image, sizes.layer, sizes.artifact)
     rules = policy.licenses
     return bool(policy.forbidden or rules.allow or rules.deny or rules.unknown == "deny" or any(limits))
-
-
-def text(root: str) -> bytes:
-    """BUILD.yaml where it says something of a policy, as part of what a publication depends on."""
-    try:
-        with open(os.path.join(root, "BUILD.yaml"), "rb") as stream:
-            data = stream.read()
-    except OSError:
-        return b""
-    return data if b"policy" in data else b""
 
 
 def _files(parts: Parts, outcome: Outcome, name: str) -> int:

@@ -111,11 +111,12 @@ class Proofs:
         signer: Signer,
     ) -> None:
         from kairosbuild.cli.signing import name_of
-        from kairosbuild.proof.signing import attest, sign
+        from kairosbuild.proof.signing import attest, known, sign
 
-        sign(target, package.manifest, name_of(target), signer)
+        there = known(target, package.manifest.blob.digest, signer.public)
+        sign(target, package.manifest, name_of(target), signer, there)
         for _, kind, name, predicate, _ in said:
-            attest(target, package.manifest, name, kind, predicate, signer)
+            attest(target, package.manifest, name, kind, predicate, signer, there)
 
     def _lock(self, publish: Publish, package: Package) -> Iterator[Referrer]:
         from kairosbuild.registry.referrers import File, Referrer
@@ -153,22 +154,6 @@ class Proofs:
         made = derive(store, self._parts.results, "image-contents", VERSION, preimage, make)
         self._parts.bring(made.values())
         return Contents.read(loads(store.cas.read(made["contents"])))
-
-
-def key_of(parts: Parts, outcome: Outcome) -> str:
-    """The key to sign with: the command line's, else the recipe's, whose file is of the workspace."""
-    said = getattr(parts.arguments, "sign", None) or ""
-    declared = outcome.publish.sign
-    if said or not declared or ":" in declared:
-        return said or declared
-    return os.path.join(outcome.root, declared)
-
-
-def inputs(parts: Parts) -> list[str]:
-    """What proofs depend on beside the outputs: the texts of recipe and lock."""
-    recipe = os.path.abspath(parts.arguments.recipe)
-    files = (recipe, os.path.splitext(recipe)[0] + ".lock")
-    return [of_bytes(Path(file).read_bytes()).digest for file in files if os.path.exists(file)]
 
 
 def image_layers(parts: Parts, document: Mapping[str, Any]) -> Iterator[Layer]:

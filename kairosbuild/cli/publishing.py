@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ def _proven(parts: Parts, outcome: Outcome, targets: Sequence[str]) -> Any:
     """What is said about each package, None when nothing is. Raises what the workspace's policy forbids."""
     from kairosbuild.cli import policies, proofs
 
-    key, publish, gated = proofs.key_of(parts, outcome), outcome.publish, policies.asks(parts, outcome.root)
+    key, publish, gated = key_of(parts, outcome), outcome.publish, policies.asks(parts, outcome.root)
     if not (key or publish.sbom or publish.provenance or gated):
         return None
     made = proofs.Proofs(parts, outcome)
@@ -113,12 +114,40 @@ def _proven(parts: Parts, outcome: Outcome, targets: Sequence[str]) -> Any:
 
 def _proof_of(parts: Parts, outcome: Outcome) -> list[Any]:
     """What decides how a publication is proven, as far as the outputs do not."""
-    from kairosbuild.cli import policies, proofs
-
     publish = outcome.publish
-    policy = sha256(policies.text(outcome.root)).hexdigest()
-    texts = proofs.inputs(parts) if publish.provenance else []
-    return [policy, publish.sbom, publish.provenance, proofs.key_of(parts, outcome), *texts]
+    texts = _texts(parts) if publish.provenance else []
+    policy = policy_text(outcome.root)
+    digests = [sha256(text).hexdigest() for text in (policy, *texts)]
+    return [publish.sbom, publish.provenance, key_of(parts, outcome), *digests]
+
+
+def key_of(parts: Parts, outcome: Outcome) -> str:
+    """The key to sign with: the command line's, else the recipe's, whose file is of the workspace."""
+    said = getattr(parts.arguments, "sign", None) or ""
+    declared = outcome.publish.sign
+    if said or not declared or ":" in declared:
+        return said or declared
+    return os.path.join(outcome.root, declared)
+
+
+def _texts(parts: Parts) -> list[bytes]:
+    """The recipe and its lock."""
+    recipe = os.path.abspath(parts.arguments.recipe)
+    found = []
+    for file in (recipe, os.path.splitext(recipe)[0] + ".lock"):
+        with suppress(FileNotFoundError), open(file, "rb") as stream:
+            found.append(stream.read())
+    return found
+
+
+def policy_text(root: str) -> bytes:
+    """BUILD.yaml where it says something of a policy, as part of what a publication depends on."""
+    try:
+        with open(os.path.join(root, "BUILD.yaml"), "rb") as stream:
+            data = stream.read()
+    except OSError:
+        return b""
+    return data if b"policy" in data else b""
 
 
 def _dry(parts: Parts) -> bool:

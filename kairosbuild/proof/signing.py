@@ -42,15 +42,32 @@ class Verified:
     predicate: Any
 
 
-def sign(target: Target, subject: Manifest, name: str, signer: Signer) -> None:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a key is known to have said of a manifest already, so that it is not said again."""
+
+    signatures: tuple[Verified, ...]
+    attestations: tuple[Verified, ...]
+
+
+def known(target: Target, digest: str, key: PublicKey) -> Known:
+    """Both at once: what is there is read once, however much is to be said."""
+    bundles = tuple(_bundles(target, digest, key))
+    signed = tuple(one for one in bundles if one.predicate_type == statement.SIGN)
+    said = tuple(one for one in bundles if one.predicate_type != statement.SIGN)
+    return Known((*_simple_ones(target, digest, key), *signed), (*_envelopes(target, digest, key), *said))
+
+
+def sign(target: Target, subject: Manifest, name: str, signer: Signer, there: Known | None = None) -> None:
     """Sign a manifest. `name` is the repository's, and is signed with it. Held in `target.writing()`."""
     digest = subject.blob.digest
-    there = {one.form for one in signatures(target, digest, signer.public)}
-    if "tag" not in there:
+    there = there or known(target, digest, signer.public)
+    forms = {one.form for one in there.signatures}
+    if "tag" not in forms:
         payload = _simple(digest, name)
         signature = b64encode(signer.sign(payload)).decode()
         _add_layer(target, digest, "sig", File(SIMPLE, payload, {SIGNATURE: signature}))
-    if "bundle" not in there:
+    if "bundle" not in forms:
         claim = statement.statement(digest, name, statement.SIGN, {})
         _attach_bundle(target, subject, claim, statement.SIGN, signer)
 
@@ -62,33 +79,33 @@ def attest(
     predicate_type: str,
     predicate: Mapping[str, Any],
     signer: Signer,
+    there: Known | None = None,
 ) -> None:
     """Say something about a manifest, signed. Held in `target.writing()`."""
     digest = subject.blob.digest
     said = statement.statement(digest, name, predicate_type, predicate)
-    known = attestations(target, digest, signer.public, predicate_type)
-    there = {one.form for one in known if one.predicate == predicate}
-    if "tag" not in there:
+    there = there or known(target, digest, signer.public)
+    same = (one for one in there.attestations if one.predicate_type == predicate_type)
+    forms = {one.form for one in same if one.predicate == predicate}
+    if "tag" not in forms:
         data = canonical.dumps(statement.envelope(said, signer))
         notes = {SIGNATURE: "", "predicateType": predicate_type}
         _add_layer(target, digest, "att", File(statement.ENVELOPE, data, notes))
-    if "bundle" not in there:
+    if "bundle" not in forms:
         _attach_bundle(target, subject, said, predicate_type, signer)
 
 
 def signatures(target: Target, digest: str, key: PublicKey) -> tuple[Verified, ...]:
     """The signatures of a manifest that this key made."""
-    bundles = (one for one in _bundles(target, digest, key) if one.predicate_type == statement.SIGN)
-    return (*_simple_ones(target, digest, key), *bundles)
+    return known(target, digest, key).signatures
 
 
 def attestations(
     target: Target, digest: str, key: PublicKey, predicate_type: str = ""
 ) -> tuple[Verified, ...]:
     """What was said about a manifest under this key, of one type or of all."""
-    every = (*_envelopes(target, digest, key), *_bundles(target, digest, key))
-    wanted = (one for one in every if one.predicate_type != statement.SIGN)
-    return tuple(one for one in wanted if predicate_type in ("", one.predicate_type))
+    found = known(target, digest, key).attestations
+    return tuple(one for one in found if predicate_type in ("", one.predicate_type))
 
 
 def verify(target: Target, digest: str, key: PublicKey) -> tuple[Verified, ...]:

@@ -197,3 +197,9 @@ def _flip(blob: Path) -> None:
         byte = stream.read(1)
         stream.seek(700)
         stream.write(bytes([byte[0] ^ 1]))
+
+
+def test_push_says_where_and_is_a_run(workspace: Workspace) -> None:
+    out, _ = workspace.kbuild("push", "image.yaml", "oci:elsewhere:v1", "--json")
+    assert json.loads(out)["published"][0]["references"] == ["oci:elsewhere:v1"]
+    assert (workspace.folder / "elsewhere/oci-layout").exists()

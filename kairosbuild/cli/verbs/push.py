@@ -10,4 +10,5 @@ from kairosbuild.cli.verbs import run
 def main(arguments: argparse.Namespace) -> int:
     """A run whose destination was said."""
     arguments.push, arguments.no_publish, arguments.output = arguments.reference, False, []
+    arguments.nodes = []
     return run.main(arguments)

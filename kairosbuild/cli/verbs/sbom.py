@@ -58,7 +58,9 @@ def _made(parts: Parts, outcome: Outcome, form: str) -> Any:
 
 def _node(parts: Parts, outcome: Outcome) -> str:
     """The node asked for, else the first one published, else the last image."""
-    asked = parts.arguments.nodes
+    from kairosbuild.execute.selection import chosen
+
+    asked = chosen(parts.arguments.nodes, outcome.names()) if parts.arguments.nodes else ()
     images = [name for name in outcome.names() if outcome.has(name) and "image" in outcome.outputs(name)]
     for name in (*asked, *outcome.publish.targets, *images[-1:]):
         if outcome.has(name):
