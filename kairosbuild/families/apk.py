@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar
 from kairosbuild.core.digest import Blob, of_file
 from kairosbuild.core.errors import InputError, NodeError
 from kairosbuild.families.below import files_below, tree
-from kairosbuild.families.family import Below, Keep, KernelRequest, Request
+from kairosbuild.families.family import Below, DriversRequest, Keep, KernelRequest, Request
 from kairosbuild.graph.action import Action, LayerRef
 from kairosbuild.graph.node import Locked, Locker, Material, Task
 
@@ -122,6 +122,14 @@ class Apk:
             )
         rows, materials = _pinned([package], locker)
         return Locked({"packages": rows, "image": package.name}, materials)
+
+    def lock_drivers(self, request: DriversRequest, kernel: Locked, locker: Locker) -> Locked:
+        """Not yet. Raises InputError (`drivers-family`)."""
+        raise InputError(
+            "drivers are taken from distributions of the family apt only",
+            reason="drivers-family",
+            hint="install the modules' packages by a node of kind packages",
+        )
 
     def unpack(self, files: Sequence[Path], spool: BinaryIO, keep: Keep) -> list[Item]:
         """The files of these packages, less links that lead from the modules to elsewhere."""

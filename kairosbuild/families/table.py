@@ -11,6 +11,7 @@ _PLACES = {
     "apk": "apk.Apk",
     "apt": "apt.Apt",
     "dnf": "dnf.Dnf",
+    "pacman": "pacman.Pacman",
 }
 
 

@@ -50,7 +50,8 @@ APT = (
 )
 DNF = ("kairosbuild.families.dnf", "kairosbuild.families.traces")
 APK = ("kairosbuild.families.apk", "kairosbuild.sources.apkindex")
-FAMILIES = (*APT, *DNF, *APK)
+PACMAN = ("kairosbuild.families.pacman", "kairosbuild.sources.alpm")
+FAMILIES = (*APT, *DNF, *APK, *PACMAN)
 EXTENSION = (*DISK, "kairosbuild.artifacts.extension", *WRITER)
 NODE = PACKAGE / "node"
 AGENT = (
