@@ -12,6 +12,7 @@ _PLACES = {
     "apt": "apt.Apt",
     "dnf": "dnf.Dnf",
     "pacman": "pacman.Pacman",
+    "zypper": "zypper.Zypper",
 }
 
 

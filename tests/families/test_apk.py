@@ -16,7 +16,6 @@ from kairosbuild.sources.apkindex import read_index
 
 class SmallAlpine:
     mirror = "alpine"
-    locks_files = True
 
     def __init__(self) -> None:
         self.alpine = Alpine()

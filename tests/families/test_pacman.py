@@ -33,7 +33,6 @@ class Key:
 
 class SmallArch:
     mirror = "arch"
-    locks_files = True
     signed_metadata = False
 
     def __init__(self) -> None:
