@@ -30,5 +30,5 @@ def merged(task: Task, stack: Stack) -> LayerRef:
 def single(task: Task, stack: Stack) -> Stack:
     """The stack of one layer that shows the same."""
     ref = merged(task, stack)
-    layers = [{"layer": ref.layer.json(), "index": ref.index.json()}]
-    return Stack(task, {"layers": layers, "boot": {"cmdline": stack.cmdline, "early": stack.early}})
+    layers = [{"name": "root", "layer": ref.layer.json(), "index": ref.index.json()}]
+    return Stack(task, {**stack.document, "layers": layers})

@@ -53,6 +53,10 @@ KERNEL: Content = {
 }
 
 
+EMPTY: Mapping[str, Any] = {"schema": 1, "platform": "linux/amd64", "epoch": 0, "config": {}, "layers": []}
+"""An image's document before it has layers."""
+
+
 class BootTask(SmallTask):
     """Remembers what it derives in the store's own way, and counts what it executes."""
 

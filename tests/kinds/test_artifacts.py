@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boot_task import BASE, KERNEL, BootTask, Content, layer, node
+from boot_task import BASE, EMPTY, KERNEL, BootTask, Content, layer, node
 from peers import peer
 
 from kairosbuild.boot import uki
@@ -53,7 +53,7 @@ def made(store: Store, kind: Any, spec: Any, *layers: Content) -> tuple[Outputs,
     listed = [
         {"name": f"l{n}", "layer": ref.layer.json(), "index": ref.index.json()} for n, ref in enumerate(refs)
     ]
-    document = store.cas.put_bytes(dumps({"schema": 1, "layers": listed}))
+    document = store.cas.put_bytes(dumps({**EMPTY, "layers": listed}))
     task = BootTask(store, spec, play)
     task.inputs = {"image": (Input("os", "image", {"image": document}),)}
     return kind.build(task), task
@@ -213,7 +213,7 @@ def extension(store: Store, kind: Any, *layers: Content, image: bool = False) ->
     if image:
         ref = layer(store, BASE)
         listed = [{"name": "b", "layer": ref.layer.json(), "index": ref.index.json()}]
-        document = store.cas.put_bytes(dumps({"schema": 1, "layers": listed}))
+        document = store.cas.put_bytes(dumps({**EMPTY, "layers": listed}))
         task.inputs = {**task.inputs, "image": (Input("os", "image", {"image": document}),)}
     return kind.build(task), task
 
