@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kairosbuild.artifacts.signing import Signing
 from kairosbuild.artifacts.stack import Stack
 from kairosbuild.boot import cpio, initrd, layerfs, uki
 from kairosbuild.boot.files import Files, index_of
@@ -80,10 +81,13 @@ def given_entry(task: Task, role: str = "image") -> BootEntry | None:
     return BootEntry(found["version"], kernel, initial, found["os_release"].encode(), found["cmdline"])
 
 
-def unified(task: Task, entry: BootEntry, behind: bytes = b"") -> bytes:
-    """The entry as one PE image, with an archive behind its initrd. Raises `cmdline-too-long`."""
+def unified(task: Task, entry: BootEntry, signs: Signing | None = None, behind: bytes = b"") -> bytes:
+    """The entry as one PE image, signed if need be, with an archive behind its initrd.
+
+    Raises `cmdline-too-long`.
+    """
     packed = task.path(entry.initrd).read_bytes()
-    return uki.assemble(
+    made = uki.assemble(
         task.path(loader(task)["stub"]).read_bytes(),
         os_release=entry.os_release,
         cmdline=entry.cmdline,
@@ -91,6 +95,7 @@ def unified(task: Task, entry: BootEntry, behind: bytes = b"") -> bytes:
         initrd=packed + bytes(-len(packed) % 4) + behind if behind else packed,
         kernel=task.path(entry.kernel).read_bytes(),
     )
+    return signs.unified(made) if signs else made
 
 
 def initrd_of(task: Task, stack: Stack, version: str, *, network: bool = False) -> Blob:

@@ -7,10 +7,13 @@ copy its bytes. <https://uapi-group.org/specifications/specs/unified_kernel_imag
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kairosbuild.core.errors import KbuildError
+
+SBAT = b"uki,1,UKI,uki,1,https://uapi-group.org/specifications/specs/unified_kernel_image/\n"
+"""What a revocation names a unified kernel image by, beside the stub's own line."""
 
 CMDLINE_MAX = 2047  # x86 kernels: COMMAND_LINE_SIZE 2048 with its NUL
 _HEADER = struct.Struct("<8sIIIIIIHHI")  # a section header
@@ -46,12 +49,31 @@ def assemble(
         (".initrd", initrd),
         (".linux", kernel),
     )
-    return _append(stub, named)
+    return _append(_with_sbat(stub), named)
+
+
+def extended(image: bytes, more: Mapping[str, bytes]) -> bytes:
+    """An image with more sections behind those it has. Raises `bad-stub`."""
+    return _append(image, tuple(more.items()))
+
+
+def _with_sbat(stub: bytes) -> bytes:
+    """The stub whose `.sbat` names the unified image beside the stub, where it has one with room for a line."""
+    for number, one in enumerate(sections(stub)):
+        if one.name == ".sbat" and SBAT not in stub:
+            text = stub[one.offset : one.offset + min(one.size, one.stored)].rstrip(b"\0") + SBAT
+            if len(text) > one.stored:
+                raise KbuildError("the stub's .sbat has no room for a line", reason="bad-stub")
+            made = bytearray(stub)
+            made[one.offset : one.offset + len(text)] = text
+            struct.pack_into("<I", made, Pe(stub).table + number * _HEADER.size + 8, len(text))
+            return bytes(made)
+    return stub
 
 
 def sections(image: bytes) -> list[Section]:
     """The sections of a PE image, in order."""
-    pe = _Pe(image)
+    pe = Pe(image)
     found = []
     for number in range(pe.count):
         name, size, address, stored, offset, *_ = _HEADER.unpack_from(image, pe.table + number * _HEADER.size)
@@ -67,7 +89,7 @@ def section(image: bytes, name: str) -> bytes:
     raise KeyError(name)
 
 
-class _Pe:
+class Pe:
     """Where things are in the headers of a PE32+ image."""
 
     def __init__(self, image: bytes) -> None:
@@ -89,7 +111,7 @@ class _Pe:
 
 
 def _append(stub: bytes, named: Sequence[tuple[str, bytes]]) -> bytes:
-    pe, known = _Pe(stub), sections(stub)
+    pe, known = Pe(stub), sections(stub)
     _refuse(stub, pe, known, len(named))
     address = max(one.address + one.size for one in known)
     parts, length = [b""], len(stub)
@@ -105,7 +127,7 @@ def _append(stub: bytes, named: Sequence[tuple[str, bytes]]) -> bytes:
     return b"".join((head, stub[pe.headers :], *parts))
 
 
-def _refuse(stub: bytes, pe: _Pe, known: Sequence[Section], more: int) -> None:
+def _refuse(stub: bytes, pe: Pe, known: Sequence[Section], more: int) -> None:
     first = min(one.offset for one in known if one.stored)
     if pe.table + (pe.count + more) * _HEADER.size > min(pe.headers, first):
         raise KbuildError("the stub's header has no room for more sections", reason="bad-stub")
@@ -115,7 +137,7 @@ def _refuse(stub: bytes, pe: _Pe, known: Sequence[Section], more: int) -> None:
         raise KbuildError("the stub is cut short", reason="bad-stub")
 
 
-def _patched(head: bytes, pe: _Pe, headers: bytes, more: int, end: int, named: dict[str, bytes]) -> bytes:
+def _patched(head: bytes, pe: Pe, headers: bytes, more: int, end: int, named: dict[str, bytes]) -> bytes:
     """The stub's headers with the new sections entered and the sums of the whole made right."""
     out = bytearray(head)
     at = pe.table + pe.count * _HEADER.size
@@ -126,14 +148,16 @@ def _patched(head: bytes, pe: _Pe, headers: bytes, more: int, end: int, named: d
     struct.pack_into("<I", out, pe.optional + 8, initialised + added)
     struct.pack_into("<I", out, pe.optional + 56, _up(end, pe.section_alignment))  # SizeOfImage
     struct.pack_into("<I", out, pe.optional + 64, 0)  # CheckSum
-    if not _nx_compatible(named[".linux"]):  # stub and kernel must agree, or strict firmware refuses them
+    if ".linux" in named and not _nx_compatible(
+        named[".linux"]
+    ):  # stub and kernel must agree, or strict firmware refuses them
         struct.pack_into("<H", out, pe.optional + 70, pe.characteristics & ~_NX_COMPAT)
     return bytes(out)
 
 
 def _nx_compatible(kernel: bytes) -> bool:
     try:
-        return bool(_Pe(kernel).characteristics & _NX_COMPAT)
+        return bool(Pe(kernel).characteristics & _NX_COMPAT)
     except (KbuildError, struct.error):
         return False
 

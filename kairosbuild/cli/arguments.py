@@ -361,6 +361,17 @@ VERBS = (
         ("kbuild init my-os",),
     ),
     Verb(
+        "keys",
+        "make the keys of a trusted boot: PK, KEK, db, and one for a TPM's policies",
+        (
+            flag("question", help="what to do", choices=("new",)),
+            flag("folder", help="where they go; it must have no keys yet", metavar="FOLDER"),
+            flag("--name", help="who the certificates say they are", default="kairosbuild", metavar="NAME"),
+            JSON,
+        ),
+        ("kbuild keys new keys", 'kbuild keys new ~/keys/production --name "Example Ltd"'),
+    ),
+    Verb(
         "cache",
         "look at the store, tidy it, prove it",
         (
@@ -372,6 +383,34 @@ VERBS = (
             flag("--older", help="gc: drop what was not used for this long, e.g. 14d", metavar="AGE"),
         ),
         ("kbuild cache stat", "kbuild cache gc --keep 20G", "kbuild cache verify"),
+    ),
+    Verb(
+        "registry",
+        "prune a repository, or make an index of images for several platforms",
+        (
+            flag("question", help="prune or index", choices=("prune", "index")),
+            flag("reference", help="the repository, or the tag of the index", metavar="REF"),
+            flag("sources", help="index: the images", nargs="*", metavar="SOURCE"),
+            flag("--keep-last", help="prune: keep so many of the newest tags", type=int, metavar="N"),
+            flag("--newer-than", help="prune: keep what is younger, e.g. 30d", metavar="AGE"),
+            flag("--keep", help="prune: keep tags like this", action="append", default=[], metavar="PATTERN"),
+            flag(
+                "--only",
+                help="prune: only among tags like this",
+                action="append",
+                default=[],
+                metavar="PATTERN",
+            ),
+            flag("--dry-run", help="say what would be done, and do nothing", action="store_true"),
+            PLAIN_HTTP,
+            JSON,
+        ),
+        (
+            "kbuild registry prune localhost:5000/os/debian --keep-last 5 --keep 'v*' --dry-run",
+            "kbuild registry prune localhost:5000/os/cache --only 'cache-*' --newer-than 30d",
+            "kbuild registry index localhost:5000/os/debian:1.0 localhost:5000/os/debian:1.0-amd64 "
+            "localhost:5000/os/debian:1.0-arm64",
+        ),
     ),
     Verb(
         "completion",

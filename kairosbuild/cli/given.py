@@ -59,6 +59,20 @@ def pairs(words: Iterable[str], flag: str) -> Mapping[str, str]:
     return found
 
 
+def seconds(text: str, flag: str) -> int:
+    """An age such as 90, 12h or 30d."""
+    return number(text, {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}, flag)
+
+
+def number(text: str, units: Mapping[str, int], flag: str) -> int:
+    """A number with one of these units behind it, or none."""
+    count, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "")
+    if not count.isdigit():
+        known = ", ".join(units)
+        raise InputError(f"{flag} {text}: not a number with one of {known} behind it", reason="bad-usage")
+    return int(count) * units.get(unit, 1)
+
+
 def print_json(document: Any) -> None:
     """One line of JSON on stdout."""
     import json

@@ -120,10 +120,15 @@ def verifier(reference: str) -> PublicKey:
     data = _text(reference)
     if b"PRIVATE KEY" in data:
         return PrivateKey(_private(data, reference)).public
+    return public_key(data, reference)
+
+
+def public_key(pem: bytes, what: str) -> PublicKey:
+    """A public key out of its PEM form. Raises InputError `key-bad`."""
     try:
-        return PublicKey(serialization.load_pem_public_key(data))
+        return PublicKey(serialization.load_pem_public_key(pem))
     except (ValueError, UnsupportedAlgorithm):
-        raise _bad(reference, "is no public key", "a PEM that begins with BEGIN PUBLIC KEY") from None
+        raise _bad(what, "is no public key", "a PEM that begins with BEGIN PUBLIC KEY") from None
 
 
 def _text(reference: str) -> bytes:

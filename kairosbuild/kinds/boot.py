@@ -12,11 +12,12 @@ from typing import ClassVar
 
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, boot_entry, entry_document, unified
+from kairosbuild.artifacts.signing import SignSpec, signing
 from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.boot.survey import PLACES
 from kairosbuild.core.errors import nearest
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
-from kairosbuild.recipe.fields import ref, texts
+from kairosbuild.recipe.fields import record, ref, texts
 
 
 def _places(given: Iterable[str]) -> str:
@@ -55,6 +56,7 @@ class BootSpec:
         check=_folders,
         example="[var/lib/containers]",
     )
+    sign: SignSpec | None = record("Sign what firmware starts.", SignSpec, None)
     cmdline: tuple[str, ...] = texts("Kernel arguments, after those that find the root.", CONSOLE)
 
 
@@ -62,7 +64,7 @@ class Boot:
     """See the module."""
 
     name: ClassVar[str] = "boot"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     Spec: ClassVar[type] = BootSpec
     produces: ClassVar[str] = "boot"
 
@@ -77,9 +79,10 @@ class Boot:
     def build(self, task: Task) -> Outputs:
         """Seal the layers, assemble the kernel image, list both."""
         spec: BootSpec = task.spec
+        signs = signing(task)
         stack = stack_of_image(task)
         entry = boot_entry(task, stack, spec.cmdline, state(spec))
-        kernel = task.put_bytes(unified(task, entry))
+        kernel = task.put_bytes(unified(task, entry, signs))
         files = [File("os.efi", "uki", kernel)]
         files += [File(name, "layer.erofs", blob) for name, blob in stack.forms.items()]
         return {

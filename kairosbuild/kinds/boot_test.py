@@ -7,6 +7,8 @@ only a boot that passed has one. Console and screen are outputs too, for people:
 from __future__ import annotations
 
 import re
+import struct
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,9 +20,13 @@ from kairosbuild.core.errors import InputError, NodeError
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
-from kairosbuild.recipe.fields import choice, duration, flag, integer, records, ref, text, texts
+from kairosbuild.recipe.fields import choice, duration, flag, integer, records, ref, source, text, texts
 
 _GRACE = 60  # seconds the sandbox waits longer than the driver inside
+_ENABLE = uuid.UUID("f0a30bc7-af08-4556-99c4-001009c93a44")  # OVMF's own switch
+_NON_VOLATILE = 0x3
+_OWNER = uuid.UUID("0f1f3b86-2d0a-4f0c-9d49-6b6275696c64")
+_STAMP = struct.pack("<HBBBBBxIhBx", 2020, 1, 1, 0, 0, 0, 0, 0, 0)  # EFI_TIME of the enrolment
 _FORMATS = {"vhd": "vpc"}  # what QEMU calls them
 _NOT_STARTED = {"disk.gce": "its disk.raw is inside of an archive; test the same disk as raw"}
 
@@ -69,6 +75,11 @@ class BootTestSpec:
         "its initrd, except under Secure Boot.",
         True,
     )
+    enrolled: str = source(
+        "A folder with PK.crt, KEK.crt and db.crt that the firmware has enrolled; with `secure-boot` and without "
+        "it, the machine is in setup mode.",
+        "",
+    )
     tpm: bool = flag("The machine has a TPM 2.0.")
     memory: int = integer("The machine's memory in MiB.", 1024, least=256)
     cpus: int = integer("The machine's processors.", 2, least=1, most=64)
@@ -93,6 +104,8 @@ class BootTest:
     ) -> Iterator[tuple[str, str, str]]:
         """What cannot be asked of a machine."""
         spec = declaration.spec
+        if declaration.sources.get("enrolled") and spec["firmware"] != "secure-boot":
+            yield "enrolled", "keys are enrolled for Secure Boot", "firmware: secure-boot"
         for field in ("modules", "commands"):
             if spec[field] and spec["firmware"] == "secure-boot":
                 yield (
@@ -188,6 +201,8 @@ def _run(task: Task, machine: qemu.Machine, given: _Given, checks: inside.Checks
     spec: BootTestSpec = task.spec
     seconds = spec.timeout or 600
     inputs = {"driver": task.put_bytes(qemu.driver()), **given.inputs}
+    if spec.enrolled:
+        inputs["vars"] = _variables(task)
     if checks:
         inputs["test"] = task.put_bytes(inside.script(checks))
     action = Action(
@@ -201,6 +216,25 @@ def _run(task: Task, machine: qemu.Machine, given: _Given, checks: inside.Checks
         timeout=seconds + _GRACE,
     )
     return task.execute(action).outputs
+
+
+def _variables(task: Task) -> Blob:
+    """The firmware's variables with the project's keys in them, as if somebody had enrolled them."""
+    from kairosbuild.boot import ovmf
+    from kairosbuild.boot.files import Files, index_of
+    from kairosbuild.keys import enrolment
+    from kairosbuild.keys.certificate import certificate
+
+    tree = task.path(task.tools("qemu"))
+    flash = Files([(tree, index_of(tree))]).read("usr/share/OVMF/OVMF_VARS_4M.fd")
+    if flash is None:
+        raise NodeError("the tools tree `qemu` has no OVMF_VARS_4M.fd", reason="missing-tool")
+    found = [ovmf.Variable("SecureBootEnable", _ENABLE, _NON_VOLATILE, b"\1")]
+    for name in enrolment.NAMES:
+        pem = task.source_path("enrolled", f"{name}.crt").read_bytes()
+        content = enrolment.signature_list([certificate(pem, f"{name}.crt")], _OWNER)
+        found.append(ovmf.Variable(name, enrolment.VENDOR[name], enrolment.ATTRIBUTES, content, _STAMP))
+    return task.put_bytes(ovmf.write(flash, found))
 
 
 def _why(spec: BootTestSpec, checks: inside.Checks, boot: qemu.Boot, said: str) -> str:

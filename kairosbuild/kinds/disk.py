@@ -26,13 +26,14 @@ from kairosbuild.artifacts.entry import (
 )
 from kairosbuild.artifacts.merged import single
 from kairosbuild.artifacts.partitions import MIB, SECTORS, Bytes, Content, Esp, Files, PartitionSpec, Table
+from kairosbuild.artifacts.signing import Signing, SignSpec, signing
 from kairosbuild.artifacts.stack import Stack, stack_of_image
 from kairosbuild.boot import gpt
 from kairosbuild.boot.sparse import Part, Sparse
 from kairosbuild.core.digest import Blob
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
-from kairosbuild.recipe.fields import choice, integer, records, ref, size, text, texts
+from kairosbuild.recipe.fields import choice, integer, record, records, ref, size, text, texts
 
 _HEADROOM = 64 * MIB
 _LOADER = b"timeout 0\nconsole-mode keep\neditor no\n"
@@ -77,6 +78,7 @@ class DiskSpec:
         "layers",
     )
     sector_size: str = choice("Bytes of the disk's sectors.", SECTORS, "512")
+    sign: SignSpec | None = record("Sign what firmware starts.", SignSpec, None)
     cmdline: tuple[str, ...] = texts(
         "Kernel arguments, after those that find the root; a node of kind boot has its own.", CONSOLE
     )
@@ -99,7 +101,7 @@ class Disk:
     """See the module."""
 
     name: ClassVar[str] = "disk"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     Spec: ClassVar[type] = DiskSpec
     produces: ClassVar[str] = "disk"
 
@@ -122,12 +124,13 @@ class Disk:
     def build(self, task: Task) -> Outputs:
         """Seal the layers, assemble the UKI, lay out the disk, write it."""
         spec: DiskSpec = task.spec
+        signs = signing(task)
         stack = stack_of_image(task)
         if spec.root == "single":
             stack = single(task, stack)
         entry = _entry(task, stack)
-        kernel = unified(task, entry)
-        table = _table(task, stack, entry, kernel)
+        kernel = unified(task, entry, signs)
+        table = _table(task, stack, entry, kernel, signs)
         disk, placed = table.lay_out()
         if spec.firmware != "uefi":
             _add_grub(task, disk, placed)
@@ -148,24 +151,24 @@ def _entry(task: Task, stack: Stack) -> BootEntry:
     return boot_entry(task, stack, task.spec.cmdline)
 
 
-def _recovery(task: Task, stack: Stack) -> tuple[bytes, Stack] | None:
+def _recovery(task: Task, stack: Stack, signs: Signing | None) -> tuple[bytes, Stack] | None:
     """Kernel image and stack of the recovery partition; None where there is no such partition."""
     if not any(one.type == "recovery" for one in task.spec.partitions):
         return None
     found = stack_of_image(task, "recovery") if task.inputs.get("recovery") else stack
     entry = boot_entry(task, found, task.spec.cmdline, IN_RECOVERY, order=RECOVERY)
-    return unified(task, entry), found
+    return unified(task, entry, signs), found
 
 
 def _parts(task: Task, stack: Stack) -> dict[str, Part]:
     return {name: Part(task.path(blob), 0, blob.size) for name, blob in stack.forms.items()}
 
 
-def _table(task: Task, stack: Stack, entry: BootEntry, kernel: bytes) -> Table:
+def _table(task: Task, stack: Stack, entry: BootEntry, kernel: bytes, signs: Signing | None) -> Table:
     """What is on the disk, not yet placed."""
     spec: DiskSpec = task.spec
-    forms, recovery = _parts(task, stack), _recovery(task, stack)
-    files = _esp_files(task, entry, kernel)
+    forms, recovery = _parts(task, stack), _recovery(task, stack, signs)
+    files = _esp_files(task, entry, kernel, signs)
     version = sum(len(data) for path, data in files.items() if path.startswith(("EFI/Linux", "boot/entries")))
     contents: dict[str, Content] = {"layers": Files("kbuild-layers", forms, 2, _HEADROOM)}
     if recovery:
@@ -186,16 +189,19 @@ def _table(task: Task, stack: Stack, entry: BootEntry, kernel: bytes) -> Table:
     )
 
 
-def _esp_files(task: Task, entry: BootEntry, kernel: bytes) -> dict[str, bytes]:
+def _esp_files(task: Task, entry: BootEntry, kernel: bytes, signs: Signing | None) -> dict[str, bytes]:
     """systemd-boot with the unified kernel image, GRUB's files with kernel and initrd, or both."""
     spec: DiskSpec = task.spec
     files: dict[str, bytes] = {}
     if spec.firmware != "bios":
         counter = f"+{spec.tries}" if spec.tries else ""
+        boot = task.path(loader(task)["loader"]).read_bytes()
+        enrolment = b"secure-boot-enroll %s\n" % signs.spec.enrolment.encode() if signs else b""
         files |= {
-            "EFI/BOOT/BOOTX64.EFI": task.path(loader(task)["loader"]).read_bytes(),
+            "EFI/BOOT/BOOTX64.EFI": signs.pe(boot) if signs else boot,
             f"EFI/Linux/{spec.entry}-1{counter}.efi": kernel,
-            "loader/loader.conf": _LOADER,
+            "loader/loader.conf": _LOADER + enrolment,
+            **(signs.enrolled if signs else {}),
         }
     if spec.firmware != "uefi":
         parts = task.path(entry.kernel).read_bytes(), task.path(entry.initrd).read_bytes()

@@ -17,13 +17,14 @@ from kairosbuild.artifacts import grub
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, IN_RECOVERY, RECOVERY, BootEntry, boot_entry, loader, unified
 from kairosbuild.artifacts.partitions import up
+from kairosbuild.artifacts.signing import Signing, SignSpec, signing
 from kairosbuild.artifacts.stack import Stack, stack_of_image
 from kairosbuild.boot import fat
 from kairosbuild.boot.sparse import Sparse
 from kairosbuild.core.digest import Blob
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
-from kairosbuild.recipe.fields import flag, ref, text, texts
+from kairosbuild.recipe.fields import flag, record, ref, text, texts
 
 _SCRIPT = """
 label=$1 date=$2 uuid=$3
@@ -52,6 +53,7 @@ class IsoSpec:
     )
     initrd: str = ref("An initrd of its own instead of the one that all share.", "", accepts=("initrd",))
     bios: bool = flag("Machines with a BIOS start it too, by GRUB.", True)
+    sign: SignSpec | None = record("Sign what firmware starts.", SignSpec, None)
     cmdline: tuple[str, ...] = texts("Kernel arguments, after those that find the root.", CONSOLE)
     entry: str = text("Its name.", "os", pattern="[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -60,7 +62,7 @@ class Iso:
     """See the module."""
 
     name: ClassVar[str] = "iso"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Spec: ClassVar[type] = IsoSpec
     produces: ClassVar[str] = "iso"
 
@@ -75,12 +77,13 @@ class Iso:
     def build(self, task: Task) -> Outputs:
         """Seal the layers, assemble the UKI and GRUB, write the filesystem."""
         spec: IsoSpec = task.spec
+        signs = signing(task)
         stack = stack_of_image(task)
         label = _label(stack)
         entry = boot_entry(task, stack, spec.cmdline, (f"kbuild.disk=LABEL={label}",))
-        inputs = {"efi.img": _efi(task, entry, label)}
+        inputs = {"efi.img": _efi(task, entry, label, signs)}
         inputs |= {f"tree/layers/{name}": blob for name, blob in stack.forms.items()}
-        inputs |= _to_install(task, stack)
+        inputs |= _to_install(task, stack, signs)
         if spec.bios:
             inputs |= _for_bios(task, entry, label)
         made = _written(task, label, inputs)
@@ -88,15 +91,16 @@ class Iso:
         return {"iso": made, "artifact": task.put_bytes(document("iso", files))}
 
 
-def _to_install(task: Task, stack: Stack) -> dict[str, Blob]:
+def _to_install(task: Task, stack: Stack, signs: Signing | None) -> dict[str, Blob]:
     """The boot entries and the boot loader of an installed machine, when a boot node says what they are."""
     if not (kernel := task.inputs["image"][0].outputs.get("uki")):
         return {}
     recovery = boot_entry(task, stack, task.spec.cmdline, IN_RECOVERY, order=RECOVERY)
+    boot = task.path(loader(task)["loader"]).read_bytes()
     return {
         "tree/install/os.efi": kernel,
-        "tree/install/recovery.efi": task.put_bytes(unified(task, recovery)),
-        "tree/install/BOOTX64.EFI": loader(task)["loader"],
+        "tree/install/recovery.efi": task.put_bytes(unified(task, recovery, signs)),
+        "tree/install/BOOTX64.EFI": task.put_bytes(signs.pe(boot) if signs else boot),
     }
 
 
@@ -105,9 +109,9 @@ def _label(stack: Stack) -> str:
     return "KBUILD_" + hashlib.sha256(" ".join(sorted(stack.forms)).encode()).hexdigest()[:12].upper()
 
 
-def _efi(task: Task, entry: BootEntry, label: str) -> Blob:
+def _efi(task: Task, entry: BootEntry, label: str, signs: Signing | None) -> Blob:
     """The EFI partition: a filesystem with the UKI where firmware looks for removable media."""
-    files = {"EFI/BOOT/BOOTX64.EFI": unified(task, entry)}
+    files = {"EFI/BOOT/BOOTX64.EFI": unified(task, entry, signs)}
     length = up(fat.least(map(len, files.values())))
     disk = Sparse(length)
     disk.add_all(0, fat.build(fat.Volume(length, "ESP", int(label[-8:], 16), task.epoch), files))

@@ -14,9 +14,10 @@ from typing import ClassVar
 
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, boot_entry, unified
+from kairosbuild.artifacts.signing import SignSpec, signing
 from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
-from kairosbuild.recipe.fields import ref, text, texts
+from kairosbuild.recipe.fields import record, ref, text, texts
 
 _SCRIPT = """#!ipxe
 kernel {name}.linux initrd={name}.initrd {cmdline}
@@ -43,6 +44,7 @@ class NetbootSpec:
         "",
         check=_complaint,
     )
+    sign: SignSpec | None = record("Sign what firmware starts.", SignSpec, None)
     cmdline: tuple[str, ...] = texts("Kernel arguments, after those that find the root.", CONSOLE)
     entry: str = text("Its name.", "os", pattern="[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -51,7 +53,7 @@ class Netboot:
     """See the module."""
 
     name: ClassVar[str] = "netboot"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Spec: ClassVar[type] = NetbootSpec
     produces: ClassVar[str] = "netboot"
 
@@ -71,6 +73,7 @@ class Netboot:
 
 def _files(task: Task) -> Iterator[File]:
     spec: NetbootSpec = task.spec
+    signs = signing(task)
     stack = stack_of_image(task)
     entry = boot_entry(task, stack, spec.cmdline, network=True)
     script = _SCRIPT.format(name=spec.entry, cmdline=f"{entry.cmdline} kbuild.disk={spec.url or '${cwduri}'}")
@@ -79,6 +82,6 @@ def _files(task: Task) -> Iterator[File]:
     yield File(f"{spec.entry}.initrd", "netboot.initrd", entry.initrd)
     if spec.url:
         located = replace(entry, cmdline=f"{entry.cmdline} kbuild.disk={spec.url}")
-        yield File(f"{spec.entry}.efi", "uki", task.put_bytes(unified(task, located)))
+        yield File(f"{spec.entry}.efi", "uki", task.put_bytes(unified(task, located, signs)))
     for name, blob in stack.forms.items():
         yield File(name, "layer.erofs", blob)

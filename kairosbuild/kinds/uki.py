@@ -1,7 +1,7 @@
 """Kind `uki`: an image as one unified kernel image, which firmware starts without anything beside it.
 
 The layers are in its initrd, in their boot form, and are mounted out of memory; or, with `layers: disk`, it is the
-boot entry alone, for a machine that has the layers.
+boot entry alone, for a machine that has the layers. When it is signed, boot loader and enrolment files come with it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kairosbuild.artifacts.document import File, document
-from kairosbuild.artifacts.entry import CONSOLE, boot_entry, unified
+from kairosbuild.artifacts.entry import CONSOLE, boot_entry, loader, unified
+from kairosbuild.artifacts.signing import SignSpec, signing
 from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.boot import initrd
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
-from kairosbuild.recipe.fields import choice, ref, text, texts
+from kairosbuild.recipe.fields import choice, record, ref, text, texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class UkiSpec:
     layers: str = choice(
         "Where the layers are: `inside` of it, or on the `disk` of the machine.", ("inside", "disk"), "inside"
     )
+    sign: SignSpec | None = record("Sign what firmware starts.", SignSpec, None)
     cmdline: tuple[str, ...] = texts("Kernel arguments, after those that find the root.", CONSOLE)
     entry: str = text("Its name.", "os", pattern="[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -34,7 +36,7 @@ class Uki:
     """See the module."""
 
     name: ClassVar[str] = "uki"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Spec: ClassVar[type] = UkiSpec
     produces: ClassVar[str] = "uki"
 
@@ -49,10 +51,18 @@ class Uki:
     def build(self, task: Task) -> Outputs:
         """Seal the layers, put them behind the initrd, assemble."""
         spec: UkiSpec = task.spec
+        signs = signing(task)
         stack = stack_of_image(task)
         inside = spec.layers == "inside"
         entry = boot_entry(task, stack, spec.cmdline, ("kbuild.disk=memory",) if inside else ())
         forms = {name: task.path(blob).read_bytes() for name, blob in stack.forms.items()} if inside else {}
-        made = task.put_bytes(unified(task, entry, initrd.beside(forms, "layers") if inside else b""))
-        files = (File(f"{spec.entry}.efi", "uki", made),)
+        made = task.put_bytes(unified(task, entry, signs, initrd.beside(forms, "layers") if inside else b""))
+        files = [File(f"{spec.entry}.efi", "uki", made)]
+        if signs:
+            boot = signs.pe(task.path(loader(task)["loader"]).read_bytes())
+            files.append(File("systemd-bootx64.efi", "loader", task.put_bytes(boot)))
+            files += [
+                File(path.rpartition("/")[2], "enrolment", task.put_bytes(data))
+                for path, data in signs.enrolled.items()
+            ]
         return {"uki": made, "artifact": task.put_bytes(document("uki", files))}

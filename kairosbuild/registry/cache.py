@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob, is_digest, of_bytes
 from kairosbuild.core.errors import HostError, KbuildError
 from kairosbuild.core.events import Events
+from kairosbuild.registry.documents import CREATED
 from kairosbuild.registry.known import Known
 from kairosbuild.registry.manifests import Image, read_image
 from kairosbuild.registry.target import MANIFEST, TITLE, Manifest, Progress, Target
@@ -331,7 +333,10 @@ def _manifest(record: Record, body: bytes, more: Iterable[Blob], signature: byte
             *({"mediaType": _OCTETS, **b.json(), "annotations": {TITLE: name}} for b, name in names.items()),
             *({"mediaType": _OCTETS, **blob.json()} for blob in more),
         ],
-        "annotations": {SIGNATURE: base64.b64encode(signature).decode()} if signature else {},
+        "annotations": {
+            CREATED: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),  # for who prunes by age
+            **({SIGNATURE: base64.b64encode(signature).decode()} if signature else {}),
+        },
     }
     return Manifest(MANIFEST, canonical.dumps(document))
 

@@ -122,6 +122,13 @@ class LayoutTarget:
         self._write(left)
         self._drop([entry for entry in entries if entry not in left], left)
 
+    def delete(self, digest: str) -> None:
+        """Off the list, and what only it needed off the disk."""
+        entries = self._entries()
+        left = [entry for entry in entries if entry["digest"] != digest]
+        self._write(left)
+        self._drop([entry for entry in entries if entry["digest"] == digest], left)
+
     def tags(self) -> tuple[str, ...]:
         """Every name in `index.json`."""
         return tuple(sorted(self._tagged()))

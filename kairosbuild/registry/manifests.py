@@ -92,6 +92,12 @@ def media_type_of(manifest: Manifest) -> str:
     return said or (INDEX if "manifests" in document else MANIFEST)
 
 
+def annotations_of(manifest: Manifest) -> dict[str, str]:
+    """The annotations of a manifest or index."""
+    found = _load(manifest).get("annotations")
+    return {str(key): str(text) for key, text in found.items()} if isinstance(found, dict) else {}
+
+
 def read_index(manifest: Manifest, where: str) -> tuple[Descriptor, ...]:
     """The manifests that an index lists."""
     return tuple(_descriptor(entry, where) for entry in _entries(_load(manifest), where))

@@ -41,6 +41,7 @@ class RemoteTarget:
         self.name = str(self.reference)
         self._client = client
         self._pull = (Access(reference.repository, "pull"),)
+        self._delete = (Access(reference.repository, "delete,pull,push"),)
         self._push = (Access(reference.repository, "pull,push"),)
 
     # -- blobs --------------------------------------------------------------------------------
@@ -186,6 +187,21 @@ class RemoteTarget:
         """PUT under each tag, one right after the other, since a registry has no transaction."""
         for tag, manifest in tags.items():
             self._put_manifest(manifest, tag)
+
+    def delete(self, digest: str) -> None:
+        """DELETE by digest; what is gone already is no failure."""
+
+        def remove() -> None:
+            where = self._manifest_url(digest)
+            with self._client.request("DELETE", where, access=self._delete, ok=(200, 202, 404, 405)) as reply:
+                if reply.status_code == 405:
+                    raise HostError(
+                        f"{self.name}: the registry deletes nothing",
+                        reason="registry-no-delete",
+                        hint="docker-registry: storage: {delete: {enabled: true}}",
+                    )
+
+        self._client.retry(remove)
 
     def writing(self) -> AbstractContextManager[None]:
         """A registry keeps its writers apart itself."""

@@ -101,6 +101,9 @@ class Target(Protocol):
     def tag(self, tags: Mapping[str, Manifest]) -> None:
         """Point every one of these tags at a manifest already stored."""
 
+    def delete(self, digest: str) -> None:
+        """Remove a manifest and every tag that names it. Raises HostError `registry-no-delete`."""
+
     def writing(self) -> AbstractContextManager[None]:
         """Held by whoever publishes; keeps others of this program from writing at once where that matters."""
 

@@ -29,7 +29,9 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "kinds.json"
 WRITER = tuple(f"kairosbuild.oci.{name}" for name in ("entry", "header", "index", "layer"))
 STEP = (*WRITER, "kairosbuild.oci.tree", "kairosbuild.oci.extract", "kairosbuild.execute.worker")
 BOOT = (
-    *(f"kairosbuild.artifacts.{name}" for name in ("stack", "entry", "document")),
+    *(f"kairosbuild.artifacts.{name}" for name in ("stack", "entry", "document", "signing")),
+    *(f"kairosbuild.boot.{name}" for name in ("authenticode", "pcr")),
+    *(f"kairosbuild.keys.{name}" for name in ("certificate", "cms", "der")),
     *(f"kairosbuild.boot.{name}" for name in ("cpio", "elf", "files", "initrd", "layerfs", "modules")),
     *(f"kairosbuild.boot.{name}" for name in ("survey", "uki", "verity")),
     "kairosbuild.oci.configuration",
@@ -99,7 +101,8 @@ ALSO = {
     "confext": EXTENSION,
     "boot-test": (
         "kairosbuild.artifacts.partitions",
-        *(f"kairosbuild.boot.{name}" for name in ("ext4", "fat", "gpt", "inside", "qemu", "sparse")),
+        *(f"kairosbuild.boot.{name}" for name in ("ext4", "fat", "gpt", "inside", "ovmf", "qemu", "sparse")),
+        "kairosbuild.keys.enrolment",
         "boot/qemu.sh",
     ),
 }

@@ -203,6 +203,13 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
             self.answer(201, b"", {"Docker-Content-Digest": digest})
 
         def manifest(self, repository: str, version: str) -> None:
+            if self.command == "DELETE":
+                gone = [key for key, (_, data) in state.manifests.items() if of_bytes(data).digest == version]
+                for key in gone:
+                    if key[0] == repository:
+                        del state.manifests[key]
+                self.answer(202 if gone else 404, b"")
+                return
             if self.command == "PUT":
                 document = json.loads(self.data)
                 named = [document["config"], *document["layers"]] if "config" in document else []

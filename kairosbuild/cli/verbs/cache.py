@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from kairosbuild.cli import given
 from kairosbuild.cli.style import style
-from kairosbuild.core.errors import InputError
 
 if TYPE_CHECKING:
     from kairosbuild.store.store import Store
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DAY = 86_400.0  # what a build in another shell may have stored and not yet recorded is this young
 _BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -40,8 +38,8 @@ def _stat(store: Store, _: argparse.Namespace) -> tuple[dict[str, Any], int]:
 
 
 def _gc(store: Store, arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    keep = _number(arguments.keep, _BYTES, "--keep") if arguments.keep else None
-    older = _number(arguments.older, _SECONDS, "--older") if arguments.older else None
+    keep = given.number(arguments.keep, _BYTES, "--keep") if arguments.keep else None
+    older = given.seconds(arguments.older, "--older") if arguments.older else None
     swept = store.gc(keep_bytes=keep, keep_age=older, grace=0.0 if arguments.now else _DAY)
     return dataclasses.asdict(swept), 0
 
@@ -51,14 +49,6 @@ def _verify(store: Store, _: argparse.Namespace) -> tuple[dict[str, Any], int]:
     if not verified.sound:
         print(style.red("damaged blobs were set aside; what needs them is built or fetched anew"))
     return dataclasses.asdict(verified), 0 if verified.sound else 1
-
-
-def _number(text: str, units: dict[str, int], flag: str) -> int:
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "")
-    if not number.isdigit():
-        known = ", ".join(units)
-        raise InputError(f"{flag} {text}: not a number with one of {known} behind it", reason="bad-usage")
-    return int(number) * units.get(unit, 1)
 
 
 def _shown(name: str, value: Any) -> str:

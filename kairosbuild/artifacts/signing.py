@@ -1,0 +1,155 @@
+"""Signatures on what firmware starts: a field of each artifact, that names a certificate and where its key is.
+
+The certificate is in the artifact's key, the private key in none: signatures are deterministic, so the same
+unsigned bytes and the same certificate make the same artifact, and whoever has it in a cache needs no key. All
+that costs time (boot forms, initrd) is made before, by work that knows of no key either.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kairosbuild.boot import authenticode, pcr, uki
+from kairosbuild.core.canonical import dumps
+from kairosbuild.core.errors import InputError
+from kairosbuild.graph.node import Task
+from kairosbuild.keys import cms
+from kairosbuild.keys.certificate import Certificate, certificate
+from kairosbuild.keys.der import octets, oid, sequence, tagged
+from kairosbuild.keys.enrolment import NAMES
+from kairosbuild.keys.keys import PublicKey, Signer, public_key, signer
+from kairosbuild.recipe.fields import choice, source, text
+
+ROLE = "sign"
+_INDIRECT, _PE = "1.3.6.1.4.1.311.2.1.4", "1.3.6.1.4.1.311.2.1.15"
+_SHA256 = sequence(oid("2.16.840.1.101.3.4.2.1"), tagged(0x05, b""))
+
+
+@dataclass(frozen=True, slots=True)
+class SignSpec:
+    """Signatures that firmware and TPM hold a boot to."""
+
+    certificate: str = source("The certificate (PEM) that firmware has in its db.")
+    key: str = text(
+        "Its private key, when there is something to sign: a file, `env://NAME` or `pkcs11:…`. In no key of a "
+        "node, no log and no layer.",
+        "",
+        hint=True,
+    )
+    pcr_public: str = source("The public key (PEM) that a TPM's policies name; signs PCR 11 too.", "")
+    pcr_key: str = text("Its private key, as `key`.", "", hint=True)
+    enrol: str = source(
+        "A folder with PK.auth, KEK.auth and db.auth, put on the EFI partition for systemd-boot to enrol.", ""
+    )
+    enrolment: str = choice(
+        "When systemd-boot enrols them on a machine in setup mode: `if-safe` in virtual machines, `force` "
+        "everywhere, `manual` when chosen from its menu.",
+        ("if-safe", "force", "manual"),
+        "if-safe",
+    )
+
+
+class Signing:
+    """What signs an artifact. Made first of all, so that a wrong key is told before anything is built."""
+
+    def __init__(self, task: Task, spec: SignSpec) -> None:
+        self.spec = spec
+        self._task = task
+        self.certificate: Certificate = certificate(self._source("certificate"), spec.certificate)
+        self._signer = self._loaded()
+        self._pcr = self._pcr_signer() if spec.pcr_public else None
+
+    def pe(self, image: bytes) -> bytes:
+        """A PE image with its signature. Raises `already-signed`."""
+        made = authenticode.padded(image)
+        empty = sequence(tagged(0x03, b"\0"), tagged(0xA0, tagged(0xA2, tagged(0x80, b""))))
+        said = sequence(sequence(oid(_PE), empty), sequence(_SHA256, octets(authenticode.digest(made))))
+        return authenticode.attach(made, cms.signed(_INDIRECT, said, self.certificate, self._signer))
+
+    def unified(self, image: bytes) -> bytes:
+        """A unified kernel image with the policies of its PCR and its signature."""
+        if self._pcr:
+            public = self._pcr.public.pem()
+            image = uki.extended(image, {".pcrpkey": public})
+            image = uki.extended(image, {".pcrsig": _policies(image, self._pcr)})
+        return self.pe(image)
+
+    @cached_property
+    def enrolled(self) -> Mapping[str, bytes]:
+        """Files of an EFI partition that systemd-boot enrols, and what it is told. Raises `enrol-missing`."""
+        if not self.spec.enrol:
+            return {}
+        role = f"{ROLE}.enrol"
+        there = {one.logical for one in self._task.sources[role]}
+        if missing := [name for name in NAMES if f"{name}.auth" not in there]:
+            raise InputError(
+                f"{self._task.name}: {self.spec.enrol} has no {missing[0]}.auth",
+                reason="enrol-missing",
+                hint="name the folder `public` that `kbuild keys new` made",
+            )
+        return {
+            f"loader/keys/auto/{name}.auth": self._task.source_path(role, f"{name}.auth").read_bytes()
+            for name in NAMES
+        }
+
+    def _source(self, name: str) -> bytes:
+        return self._task.source_path(f"{ROLE}.{name}", "").read_bytes()
+
+    def _loaded(self) -> Signer:
+        return self.certificate.signer(self._reference(self.spec.key, "key"), self._task.name)
+
+    def _pcr_signer(self) -> Signer:
+        found = signer(self._reference(self.spec.pcr_key, "pcr_key"))
+        said = public_key(self._source("pcr_public"), self.spec.pcr_public).pem()
+        if found.public.pem() != said:
+            raise InputError(
+                f"{self._task.name}: the PCR key is not that of {self.spec.pcr_public}", reason="key-mismatch"
+            )
+        return found
+
+    def _reference(self, said: str, field: str) -> str:
+        """Where the key is; a file's path is relative to the workspace, as the certificate's is."""
+        if not said:
+            raise InputError(
+                f"{self._task.name} is to be signed, and no key is named",
+                reason="key-missing",
+                hint=f"sign: {{{field}: …}}, or a cache that has the signed artifact",
+            )
+        if "://" in said or said.startswith(("pkcs11:", "/")):
+            return said
+        at = str(self._task.source_path(f"{ROLE}.certificate", ""))
+        root = at.removesuffix(self.spec.certificate)
+        return str(Path(root, said))
+
+
+def signing(task: Task) -> Signing | None:
+    """What signs this artifact, if the recipe says so."""
+    spec: SignSpec | None = task.spec.sign
+    return Signing(task, spec) if spec else None
+
+
+def _policies(image: bytes, key: Signer) -> bytes:
+    """The section `.pcrsig`: a signed policy for each point of the boot."""
+    rows: list[Any] = []
+    for wanted in pcr.policies(image):
+        row = {
+            "pcrs": [pcr.PCR],
+            "pkfp": _fingerprint(key.public),
+            "pol": wanted.hex(),
+            "sig": base64.b64encode(key.sign(wanted)).decode(),
+        }
+        if row not in rows:
+            rows.append(row)
+    return dumps({"sha256": rows})
+
+
+def _fingerprint(public: PublicKey) -> str:
+    """SHA-256 over the key's DER form, as systemd names it."""
+    body = b"".join(line for line in public.pem().splitlines() if not line.startswith(b"-"))
+    return hashlib.sha256(base64.b64decode(body)).hexdigest()

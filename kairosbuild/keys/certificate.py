@@ -1,0 +1,96 @@
+"""Certificates: read, made, and held against the key that is to sign in their name."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+
+from kairosbuild.core.errors import InputError
+from kairosbuild.keys.keys import PublicKey, Signer, signer
+
+BITS = 2048  # what firmware everywhere takes for Secure Boot
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """An X.509 certificate as signatures name it: DER, issuer (DER) and serial number."""
+
+    der: bytes
+    issuer: bytes
+    serial: int
+    subject: str
+    rsa: bool
+    fingerprint: str
+    public: PublicKey
+
+    def signer(self, reference: str, what: str) -> Signer:
+        """The key to sign with. Raises InputError `key-mismatch` when it is not this certificate's."""
+        found = signer(reference)
+        if found.public.pem() != self.public.pem():
+            raise InputError(
+                f"{what}: the key {reference} is not that of the certificate {self.subject!r}",
+                reason="key-mismatch",
+                hint="name the key that `kbuild keys new` made beside the certificate",
+            )
+        if not self.rsa:
+            raise InputError(
+                f"{what}: firmware and kernels take signatures of RSA keys only",
+                reason="key-unsupported",
+                hint="`kbuild keys new` makes such",
+            )
+        return found
+
+
+def certificate(pem: bytes, what: str) -> Certificate:
+    """Read one. Raises InputError `certificate-bad`."""
+    try:
+        found = x509.load_pem_x509_certificate(pem)
+        public = found.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise InputError(
+            f"{what} is no certificate",
+            reason="certificate-bad",
+            hint="a PEM that begins with BEGIN CERTIFICATE",
+        ) from None
+    return Certificate(
+        der=found.public_bytes(serialization.Encoding.DER),
+        issuer=found.issuer.public_bytes(),
+        serial=found.serial_number,
+        subject=found.subject.rfc4514_string(),
+        rsa=isinstance(public, rsa.RSAPublicKey),
+        fingerprint=found.fingerprint(hashes.SHA256()).hex(),
+        public=PublicKey(public),
+    )
+
+
+def new_key() -> bytes:
+    """A private key, as PEM."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=BITS)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def self_signed(key_pem: bytes, name: str, *, start: datetime.datetime, years: int) -> bytes:
+    """A certificate of this key for itself, as PEM: firmware takes it for what it is, and follows no chain."""
+    key = serialization.load_pem_private_key(key_pem, None)
+    assert isinstance(key, rsa.RSAPrivateKey), "new_key made it"
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=365 * years))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM)
