@@ -26,6 +26,7 @@ ORDER = (
     "pull-200",
     "noop-push",
     "upgrade-bytes",
+    "delta-fetch",
 )
 
 

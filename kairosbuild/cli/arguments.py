@@ -213,6 +213,13 @@ VERBS = (
             flag(
                 "-o", "--output", help="the folder to put it in (default: here)", default=".", metavar="DIR"
             ),
+            flag(
+                "--seed",
+                help="an older version; what it shares is not fetched (the file to be replaced is one by itself)",
+                action="append",
+                default=[],
+                metavar="FILE",
+            ),
             PLAIN_HTTP,
             PROGRESS,
             JSON,

@@ -79,7 +79,7 @@ def _workspace_names_registry(root: str) -> bool:
 
 
 def _publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str) -> list[dict[str, Any]]:
-    from kairosbuild.cli.transport import transport
+    from kairosbuild.cli.transport import lister, transport
     from kairosbuild.registry.publish import publish
 
     target, version = parts.registries.open(where)
@@ -94,7 +94,7 @@ def _publish(parts: Parts, outcome: Outcome, targets: Sequence[str], where: str)
         target, items, tags, cas=parts.store.cas, transport=made, events=parts.events,
         origin=lambda _: origin, bring=lambda blob: parts.bring([blob]),
         attachments=attachments,
-        fixed=parts.workspace.registry.immutable, dry=_dry(parts),
+        fixed=parts.workspace.registry.immutable, dry=_dry(parts), lister=lister(parts),
     )  # fmt: skip
     return [asdict(one) for one in done]
 

@@ -35,3 +35,23 @@ def transport(parts: Parts) -> Callable[[Blob, str], Blob]:
         return derive(store, results, "transport", 1, preimage, make)["transport"]
 
     return made
+
+
+def lister(parts: Parts) -> Callable[[Blob], bytes]:
+    """A function from a blob to the list of its chunks, made once and remembered too."""
+    from kairosbuild.execute.derive import derive
+    from kairosbuild.oci import chunks
+
+    store = parts.store
+
+    def listed(blob: Blob) -> bytes:
+        def make() -> dict[str, Blob]:
+            parts.bring([blob])
+            return {"chunks": store.cas.put_bytes(chunks.dumps(store.cas.path(blob.digest)))}
+
+        preimage = {"blob": blob.digest, "form": chunks.MAGIC.decode()}
+        found = derive(store, parts.results, "chunks", 1, preimage, make)["chunks"]
+        parts.bring([found])
+        return store.cas.read(found)
+
+    return listed

@@ -14,6 +14,7 @@ from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import HostError, InputError
 from kairosbuild.core.events import Events
+from kairosbuild.registry.delta import Lister, referrer_of
 from kairosbuild.registry.documents import (
     Item,
     Package,
@@ -64,8 +65,11 @@ def publish(
     dry: bool = False,
     jobs: int = JOBS,
     attachments: Attachments | None = None,
+    lister: Lister | None = None,
 ) -> tuple[Published, ...]:
     """Publish these nodes under these tags: the image as TAG, every other as TAG-NODE.
+
+    `lister` cuts a large file of an artifact into chunks, so that who has an older one fetches what changed.
 
     What `attachments` gives for a package is attached before its tags, so that whoever follows a tag finds
     it signed.
@@ -91,6 +95,10 @@ def publish(
         said: dict[str, tuple[str, ...]] = {}
         if attachments and not dry:
             said = {p.name: attach(target, p.manifest, attachments(target, p)) for p in made}
+        if lister and not dry:
+            for package in fresh:
+                if lists := referrer_of(package, lister):
+                    attach(target, package.manifest, [lists])
         if stale and not dry:
             for manifest in {wanted[tag].blob: wanted[tag] for tag in stale if tag not in named}.values():
                 target.put_manifest(manifest)

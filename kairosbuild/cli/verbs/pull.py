@@ -17,12 +17,18 @@ def main(arguments: argparse.Namespace) -> int:
 
     target, version = registries(arguments).open(arguments.reference)
     shown = reporter(arguments.progress)
+    moved: list[int] = []
+    events = Events(
+        shown,
+        lambda event: moved.append(event.data.get("bytes", 0)) if event.type == "transfer-finished" else None,
+    )
     try:
-        files = pull(target, version or "latest", Path(arguments.output), Events(shown))
+        seeds = tuple(map(Path, arguments.seed))
+        files = pull(target, version or "latest", Path(arguments.output), events, seeds=seeds)
     finally:
         shown.close()
     if arguments.json:
-        given.print_json({"files": [str(file) for file in files]})
+        given.print_json({"files": [str(file) for file in files], "fetched": sum(moved)})
     else:
         print("\n".join(map(str, files)))
     return 0
