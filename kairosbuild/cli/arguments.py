@@ -432,12 +432,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The parsed command line. argparse exits with 2 on bad usage, 0 after --help."""
     named = next((word for word in argv if not word.startswith("-")), "")
     made = parser(only=named)
+    if not argv:
+        made.print_help(sys.stderr)
+        raise SystemExit(2)
+    _refuse_unknown(named)
     arguments, rest = made.parse_known_args(argv)
     if hasattr(arguments, "nodes") and not any(word.startswith("-") for word in rest):
         arguments.nodes = [*(arguments.nodes or ()), *rest]  # argparse takes none behind a flag
     elif rest:
         made.error("unrecognized arguments: " + " ".join(rest))
     return arguments
+
+
+def _refuse_unknown(verb: str) -> None:
+    """Argparse would list every verb; the nearest is what was meant."""
+    from kairosbuild.core.errors import InputError, nearest
+
+    known = [one.name for one in VERBS]
+    if verb and verb not in known:
+        raise InputError(f"there is no verb {verb!r}", reason="bad-usage", hint=nearest(verb, known))
 
 
 def parser(only: str = "") -> argparse.ArgumentParser:

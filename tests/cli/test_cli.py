@@ -203,3 +203,8 @@ def test_push_says_where_and_is_a_run(workspace: Workspace) -> None:
     out, _ = workspace.kbuild("push", "image.yaml", "oci:elsewhere:v1", "--json")
     assert json.loads(out)["published"][0]["references"] == ["oci:elsewhere:v1"]
     assert (workspace.folder / "elsewhere/oci-layout").exists()
+
+
+def test_no_verb_shows_the_help_and_a_wrong_one_the_nearest(workspace: Workspace) -> None:
+    assert "VERB" in workspace.kbuild(code=2)[1]
+    assert "did you mean 'plan'?" in workspace.kbuild("plann", "small.yaml", code=2)[1]
