@@ -28,7 +28,7 @@ rootok=1
 END
 cat > $module/mount.sh <<'END'
 if [ ! -e /run/kbuild/mounted ]; then
-    KBUILD_PATH=$PATH:/kbuild/bin /kbuild/bin/busybox sh /kbuild/init && : > /run/kbuild/mounted
+    KBUILD_PATH=$PATH:/kbuild/bin sh /kbuild/init && : > /run/kbuild/mounted
 fi
 END
 chmod 0755 $module/*.sh
