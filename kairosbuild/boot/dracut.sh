@@ -17,7 +17,8 @@ check() { return 0; }
 depends() { echo base; }
 installkernel() { :; }
 install() {
-    inst_multiple dmsetup losetup mount umount modprobe stat sort grep cat mkdir sleep tr ls mv chmod chown
+    inst_multiple dmsetup losetup mount umount modprobe stat sort grep cat mkdir sleep tr ls mv chmod chown xargs cmp
+    inst_multiple -o cut head sed sha256sum touch cp rm rmdir readlink basename dirname seq expr wc tail ip wget
     inst_hook cmdline 91 "$moddir/cmdline.sh"
     inst_hook mount 10 "$moddir/mount.sh"
 }
@@ -36,8 +37,9 @@ chmod 0755 $module/*.sh
 cp /in/initrd.sh /out/added/kbuild/init
 cp /in/busybox /out/added/kbuild/bin/busybox
 chmod 0755 /out/added/kbuild/init /out/added/kbuild/bin/busybox
-for applet in $(/out/added/kbuild/bin/busybox --list); do
-    [ "$applet" = busybox ] || ln -s busybox "/out/added/kbuild/bin/$applet"
+# Only what dracut's programs lack: busybox starts its own applets first, and its modprobe cannot read packed modules.
+for applet in findfs reboot udhcpc; do
+    ln -s busybox "/out/added/kbuild/bin/$applet"
 done
 mkdir -p /out/added/etc
 echo "$early" | tr ' ' '\n' > /out/added/etc/modules
