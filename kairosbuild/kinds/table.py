@@ -31,6 +31,7 @@ _PLACES = {
     "rootfs": "rootfs.Rootfs",
     "rule": "run.Rule",
     "run": "run.Run",
+    "sign-modules": "sign_modules.SignModules",
     "sysext": "sysext.Sysext",
     "tools": "tools.Tools",
     "uki": "uki.Uki",

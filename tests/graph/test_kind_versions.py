@@ -93,6 +93,12 @@ ALSO = {
         *WRITER,
     ),
     "initrd": (*BOOT, "boot/dracut.sh"),
+    "sign-modules": (
+        "kairosbuild.kernels.signature",
+        "kairosbuild.keys.cms",
+        "kairosbuild.keys.der",
+        *WRITER,
+    ),
     "iso": (*DISK, *WRITER),
     "uki": BOOT,
     "netboot": BOOT,

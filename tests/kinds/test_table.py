@@ -10,7 +10,7 @@ import pytest
 from kairosbuild.graph.node import Kind
 from kairosbuild.kinds.table import TABLE
 
-PRODUCTS = {"layer", "file", "image", "disk", "initrd", "verdict", "tools", "iso", "uki", "netboot"}
+PRODUCTS = {"boot", "layer", "file", "image", "disk", "initrd", "verdict", "tools", "iso", "uki", "netboot"}
 
 
 @pytest.mark.parametrize("name", list(TABLE))
