@@ -20,6 +20,8 @@ ORDER = (
     "package-100",
     "layer-60k",
     "memory-1g",
+    "lock-debian",
+    "plan-matrix",
     "push-1g",
     "push-200",
     "pull-1g",

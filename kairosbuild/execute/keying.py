@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kairosbuild.core.digest import Blob
-from kairosbuild.execute.nodes import TOOLS, Node, Work
+from kairosbuild.execute.nodes import TOOLS, Node, Work, platform_of
 from kairosbuild.execute.selection import bare
 from kairosbuild.execute.snapshot import Hasher, Snapshot, take
 from kairosbuild.graph.keys import names_matter, preimage
@@ -19,7 +19,7 @@ def document(work: Work, node: Node) -> dict[str, Any]:
     return preimage(
         node.kind,
         node.declaration,
-        platform=work.platform,
+        platform=platform_of(node.name, work.platform),
         epoch=work.epoch,
         inputs=inputs(work, node),
         sources={role: one.files for role, one in node.snapshots.items()},

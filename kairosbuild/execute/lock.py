@@ -19,7 +19,7 @@ from kairosbuild.core.errors import InputError, KbuildError, raise_problems
 from kairosbuild.core.events import Events
 from kairosbuild.execute.derive import derive
 from kairosbuild.execute.executor import Executor
-from kairosbuild.execute.nodes import TOOLS, Node
+from kairosbuild.execute.nodes import TOOLS, Node, platform_of
 from kairosbuild.execute.results import Results
 from kairosbuild.execute.selection import bare
 from kairosbuild.execute.task import remove_tree
@@ -146,7 +146,7 @@ class LockPhase:
             "kind": kind.name,
             "version": kind.version,
             "spec": declared.spec,
-            "platform": self.means.platform,
+            "platform": platform_of(node.name, self.means.platform),
             "epoch": self.means.epoch,
             "upstream": {
                 role: [self._stamp(self.find(name)) for name in names]
@@ -197,7 +197,8 @@ class NodeLocker:
     """`graph.node.Locker` for one node."""
 
     def __init__(self, phase: LockPhase, node: Node) -> None:
-        self.name, self.platform, self.epoch = node.name, phase.means.platform, phase.means.epoch
+        self.name, self.epoch = node.name, phase.means.epoch
+        self.platform = platform_of(node.name, phase.means.platform)
         self._phase, self._node, self._means = phase, node, phase.means
         self._scratch: Path | None = None
 

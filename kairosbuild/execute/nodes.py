@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import KbuildError
+from kairosbuild.execute.foreign import HOST
 from kairosbuild.execute.snapshot import Snapshot
 from kairosbuild.graph.graph import Graph
 from kairosbuild.graph.node import UNLOCKED, Kind, KindTable, Locked
@@ -20,6 +21,11 @@ Where = str
 
 TOOLS = "tools:"
 """Prefix of the names of the nodes that are tools trees; no recipe can write such a name."""
+
+
+def platform_of(name: str, platform: str) -> str:
+    """What a node is for: the recipe's platform; a tools tree runs on this machine."""
+    return HOST if name.startswith(TOOLS) else platform
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from threading import Event
 from kairosbuild.core import process
 from kairosbuild.core.errors import HostError
 from kairosbuild.execute import bubblewrap, staging
-from kairosbuild.execute.executor import Executor, judge
+from kairosbuild.execute.executor import ActionError, Executor, judge
+from kairosbuild.execute.foreign import SYMPTOM, refused, runs
 from kairosbuild.execute.layerstep import LayerExecutor
 from kairosbuild.execute.roots import Roots
 from kairosbuild.execute.zygote import Pool, Zygote, dispose, key_of
@@ -36,7 +37,18 @@ class LocalExecutor:
         self._spare = partial(_bubblewrap, store, epoch, bwrap_tree)
 
     def execute(self, action: Action, *, name: str, scratch: Path, cancel: Event) -> ActionResult:
-        """Run one action (see `Executor.execute`)."""
+        """Run one action (see `Executor.execute`). Raises HostError (`foreign-platform`) too."""
+        foreign = not runs(action.platform)
+        if foreign and action.layer:
+            raise refused(name, action.platform)
+        try:
+            return self._execute(action, name, scratch, cancel)
+        except ActionError as error:
+            if foreign and SYMPTOM in error.log:
+                raise refused(name, action.platform) from error
+            raise
+
+    def _execute(self, action: Action, name: str, scratch: Path, cancel: Event) -> ActionResult:
         if action.layer:
             return self._layers.execute(action, name=name, scratch=scratch, cancel=cancel)
         try:

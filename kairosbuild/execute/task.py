@@ -15,6 +15,7 @@ from kairosbuild.core.errors import HostError, KbuildError, NodeError
 from kairosbuild.core.events import Events
 from kairosbuild.execute.derive import derive
 from kairosbuild.execute.executor import Executor
+from kairosbuild.execute.nodes import platform_of
 from kairosbuild.execute.results import Results
 from kairosbuild.execute.snapshot import Snapshot
 from kairosbuild.graph.action import Action, ActionResult
@@ -79,7 +80,7 @@ class BuildTask:
         timeout: float | None = None,
     ) -> None:
         self.name, self.spec, self.locked, self.inputs = name, spec, locked, inputs
-        self.platform, self.epoch = bench.platform, bench.epoch
+        self.platform, self.epoch = platform_of(name, bench.platform), bench.epoch
         self.sources: Mapping[str, tuple[SourceFile, ...]] = {role: s.files for role, s in snapshots.items()}
         self.log: list[bytes] = []
         self._bench = bench
