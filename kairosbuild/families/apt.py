@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kairosbuild.sources.stanza import Package
 
 _STATUS = "var/lib/dpkg/status"
+_UBUNTU_KEYS = "usr/share/keyrings/ubuntu-archive-keyring.gpg"
 _REAL = re.compile(r"linux-image-(\d[a-z0-9.+~-]*?)(-unsigned)?$")
 _PARTS = re.compile(r"linux-(image|modules|binary|base)-[a-z0-9.+~-]*\d")
 
@@ -36,8 +37,8 @@ class Apt:
         """apt's plan for what is missing, as exact files."""
         from kairosbuild.sources import apt
 
-        suites = _suites(request, below)
-        archive = _open(suites, locker)
+        suites = _suites(request, below, locker)
+        archive = _open(suites, locker, below)
         known = apt.joined([_image_status(below, locker), apt.status(_paragraphs(below, archive, locker))])
         wanted = apt.Request(request.install, request.remove, request.weak, _without(known, below.removed))
         plan = _resolve(wanted, archive, locker)
@@ -64,7 +65,7 @@ class Apt:
         from kairosbuild.families.apt_drivers import headers
 
         plain = Request((), release=request.release, repositories=request.repositories)
-        archive = _open(_suites(plain, below), locker)
+        archive = _open(_suites(plain, below, locker), locker, below)
         image = _real(request, archive)
         packages = _with_parts(image, archive)
         found, compiler = headers(image, archive) if request.headers else ([], "")
@@ -140,7 +141,7 @@ class Apt:
 # -- resolving -------------------------------------------------------------------------------------
 
 
-def _suites(request: Request, below: Below) -> tuple[Suite, ...]:
+def _suites(request: Request, below: Below, locker: Locker) -> tuple[Suite, ...]:
     from kairosbuild.sources.debian import Suite, suites
 
     given = tuple(map(Suite.of, below.repositories))
@@ -153,13 +154,40 @@ def _suites(request: Request, below: Below) -> tuple[Suite, ...]:
             reason="packages-release",
             hint="set `release`, or `on` a node that is of one",
         )
-    return suites(name, components=request.repositories or (given[0].components if given else ("main",)))
+    parts = request.repositories or (given[0].components if given else ())
+    if below.system.id == "ubuntu":
+        return _ubuntu(name, parts or ("main", "universe"), locker.platform.split("/")[1])
+    return suites(name, components=parts or ("main",))
 
 
-def _open(wanted: Sequence[Suite], locker: Locker) -> Archive:
+def _ubuntu(release: str, parts: tuple[str, ...], architecture: str) -> tuple[Suite, ...]:
+    """The suites of an Ubuntu; all but its first architecture are on mirrors of their own."""
+    from kairosbuild.sources.debian import Suite
+
+    main, security = ("ubuntu", "ubuntu-security") if architecture == "amd64" else ("ubuntu-ports",) * 2
+    return (
+        Suite(main, release, parts),
+        Suite(main, f"{release}-updates", parts),
+        Suite(security, f"{release}-security", parts),
+    )
+
+
+def _open(wanted: Sequence[Suite], locker: Locker, below: Below | None = None) -> Archive:
+    """Debian's keys are here; those of another distribution come with its base, which a digest pins."""
     from kairosbuild.sources.debian import open_archive
 
-    return open_archive(wanted, locker.platform.split("/")[1], locker.fetch)
+    architecture = locker.platform.split("/")[1]
+    if below is None or below.system.id != "ubuntu":
+        return open_archive(wanted, architecture, locker.fetch)
+    keys = files_below(below, locker, lambda path: path == _UBUNTU_KEYS)
+    if not keys:
+        raise InputError(
+            f"the base has no key that signs its packages: there is no /{_UBUNTU_KEYS}",
+            reason="packages-keys",
+            hint="a base image brings the keys of its distribution",
+        )
+    keyring = locker.path(locker.put_bytes(keys[_UBUNTU_KEYS]))
+    return open_archive(wanted, architecture, locker.fetch, keyring=keyring)
 
 
 def _resolve(request: apt.Request, archive: Archive, locker: Locker) -> apt.Plan:

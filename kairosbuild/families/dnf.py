@@ -439,6 +439,7 @@ import os
 import sys
 
 import dnf
+import dnf.rpm
 
 
 def words(name):
@@ -452,6 +453,7 @@ def main():
     conf.read()
     conf.reposdir, conf.cachedir, conf.logdir, conf.plugins = ["/none"], "/tmp/cache", "/tmp/logs", False
     conf.install_weak_deps, conf.clean_requirements_on_remove = words("weak") == ["True"], False
+    conf.substitutions["releasever"] = dnf.rpm.detect_releasever("/") or ""
     places = {}
     for number in sorted(os.listdir("/in/repositories")):
         place = "file:///in/repositories/" + number

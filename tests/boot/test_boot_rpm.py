@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from distros.rpm_distribution import FEDORA, Shape, made
+from distros.rpm_distribution import FEDORA, ROCKY, Shape, made
 from distros.rpm_serving import kbuild, served
 from peers import peer
 
@@ -21,8 +21,8 @@ CACHE = Path(os.environ.get("KBUILD_TEST_CACHE") or ROOT / "cache")
 
 @pytest.mark.parametrize(
     ("shape", "image"),
-    [(FEDORA, "quay.io/fedora/fedora:43")],
-    ids=["fedora"],
+    [(FEDORA, "quay.io/fedora/fedora:43"), (ROCKY, "docker.io/rockylinux/rockylinux:9")],
+    ids=["fedora", "rocky"],
 )
 def test_the_recipe_as_it_is(shape: Shape, image: str, tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
