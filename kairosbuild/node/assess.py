@@ -62,7 +62,8 @@ def begin(machine: Machine) -> list[Failure]:
                     found.append(failure)
                     remembered = remembered.with_failure(failure)
                 origin = remembered.origins.get(entry.label)
-                if current is not None and not (origin and origin.blessed):
+                rescued = current is None or current.kernel.recovery  # there it is all that can be repaired
+                if not rescued and not (origin and origin.blessed):
                     machine.entries.remove(entry)
         durable.remove(machine.disk / state.FAILURE)
         if current is not None:

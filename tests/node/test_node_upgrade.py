@@ -161,6 +161,29 @@ def test_recovery_is_last_and_never_collected(here, images, registry, tmp_path):
     assert started(tmp_path / "m", *images, rescue).recovery
 
 
+def test_recovery_repairs_a_machine_that_was_never_healthy(images, registry, tmp_path):
+    from samples import installed
+
+    folder = tmp_path / "new"
+    installed(folder, images[0])
+    rescue = Image(tmp_path, 9, more="kbuild.recovery")
+    here = machine(folder, images[0])
+    (here.entries.folder / "recovery.efi").write_bytes(rescue.kernel)
+    base = here.disk / list(images[0].forms)[-1]
+    base.unlink()
+    for _ in range(assess.TRIES):
+        started(folder, images[0], rescue)
+    here = started(folder, images[0], rescue)
+    assert here.recovery
+    (failure,) = assess.begin(here)
+    assert failure.why == f"layer {base.name} is damaged or gone"
+    repository, offer = offered(registry, "a")
+    assert [one.root_hash for one in upgrade.repair(here, offer, repository, say=lambda text: None)] == [
+        base.name
+    ]
+    assert healthy(folder, images[0], rescue).cmdline == images[0].cmdline
+
+
 def test_the_image_that_runs_already_costs_nothing(here, registry):
     registry.sent = 0
     done = upgraded(here, registry, "a")
