@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from vm import HOST, NETWORK, SHELL_UNIT, Vm
 
@@ -47,7 +48,7 @@ nodes:
       - {type: layers, size: 400M}
       - {type: recovery}
       - {type: persistent}
-  iso:     {kind: iso, image: boot, bios: false, cmdline: ["console=ttyS0,115200", "kbuild.config=${config}"]}
+  iso:     {kind: iso, image: boot, cmdline: ["console=ttyS0,115200", "kbuild.config=${config}"]}
   qemu:    {kind: tools, purpose: qemu}
 publish: {targets: [os, boot], to: "${at}"}
 """
@@ -72,7 +73,15 @@ class Fleet:
     registry: str
     _disk: Path | None = field(default=None)
 
+    image: ClassVar[str] = "os"
+    disk: ClassVar[str] = "disk"
+    recipe: ClassVar[str] = "machine.yaml"
+
     def __post_init__(self) -> None:
+        self.written()
+
+    def written(self) -> None:
+        """The workspace's own files."""
         units = self.folder / "shell/usr/lib/systemd/system"
         for name, unit, target in (
             ("testshell", SHELL_UNIT, "sysinit.target"),
@@ -82,7 +91,7 @@ class Fleet:
             wants.mkdir(parents=True)
             (units / f"{name}.service").write_text(unit)
             (wants / f"{name}.service").symlink_to(f"../{name}.service")
-        (self.folder / "machine.yaml").write_text(RECIPE)
+        (self.folder / self.recipe).write_text(RECIPE)
         lock = ROOT / "recipes/debian.lock"
         if lock.exists():
             shutil.copyfile(lock, self.folder / "machine.lock")
@@ -99,7 +108,7 @@ class Fleet:
         given = [
             word for name, value in {**variables, "at": at}.items() for word in ("--set", f"{name}={value}")
         ]
-        self.kbuild("run", "machine.yaml", "os", "boot", *given)
+        self.kbuild("run", self.recipe, self.image, "boot", *given)
         return f"{HOST}:{self.registry.rpartition(':')[2]}/os:{tag}"
 
     def tree(self) -> Path:
@@ -108,7 +117,7 @@ class Fleet:
         if not tree.exists():
             self.kbuild(
                 "run",
-                "machine.yaml",
+                self.recipe,
                 "qemu",
                 "--no-publish",
                 "--set",
@@ -125,13 +134,13 @@ class Fleet:
         if self._disk is None:
             self.kbuild(
                 "run",
-                "machine.yaml",
-                "disk",
+                self.recipe,
+                self.disk,
                 "--no-publish",
                 "--set",
                 f"at={self.registry}/os",
                 "-o",
-                "disk=disk.raw",
+                f"{self.disk}=disk.raw",
             )
             self._disk = self.folder / "disk.raw"
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +154,7 @@ class Fleet:
         """A machine with an empty disk, and a live medium that has this configuration on its command line."""
         given = base64.b64encode(config.encode()).decode()
         words = ["--set", f"at={self.registry}/os", "--set", f"config={given}", "-o", "iso=os.iso"]
-        self.kbuild("run", "machine.yaml", "iso", "--no-publish", *words)
+        self.kbuild("run", self.recipe, "iso", "--no-publish", *words)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "disk.raw").touch()
         os.truncate(folder / "disk.raw", 2 << 30)

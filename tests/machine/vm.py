@@ -32,6 +32,7 @@ StandardError=tty
 TTYPath=/dev/ttyS1
 Restart=always
 RestartSec=1
+KillSignal=SIGKILL
 """
 NETWORK = (
     "for i in /sys/class/net/e*; do i=${i##*/}; ip link set $i up && ip addr add 10.0.2.15/24 dev $i && "

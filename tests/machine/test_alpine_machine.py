@@ -1,0 +1,85 @@
+"""The same on musl and OpenRC: a machine of Alpine packages, upgraded and rolled back."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distros.alpine import Alpine
+from distros.serving import Served, layout
+from fleet import ROOT, Fleet, kept, online
+from vm import running
+
+pytestmark = pytest.mark.slow
+IMAGE = "docker.io/library/alpine:${release}"
+SHELL = "#!/bin/sh\n(while :; do /bin/sh -i < /dev/ttyS1 > /dev/ttyS1 2>&1; sleep 1; done) &\n"
+MORE = """\
+  agent:   {kind: agent, health: {commands: ["grep -q yes /usr/lib/healthy"], timeout: 120}}
+  version: {kind: overlay, files: {usr/lib/version: {content: "${v}"}, usr/lib/healthy: {content: "yes"}}}
+  machine: {kind: image, layers: [base, system, kernel, site, agent, version]}
+  boot:    {kind: boot, image: machine, persistent: [etc, var, root, home]}
+  mdisk:
+    kind: disk
+    image: boot
+    format: raw
+    partitions: [{type: esp, size: 128M}, {type: layers, size: 300M}, {type: recovery}, {type: persistent}]
+  qemu:    {kind: tools, purpose: qemu}
+"""
+
+
+class Alpines(Fleet):
+    """The fleet's workspace with the recipe of Alpine in it."""
+
+    image, disk = "machine", "mdisk"
+
+    def written(self) -> None:
+        alpine = Alpine()
+        alpine.add_real()
+        alpine.publish()
+        alpine.publish("community")
+        self.served = Served(alpine.files)
+        os.environ["KBUILD_MIRROR_ALPINE"] = self.served.url
+        for name in ("recipes/include", "overlays"):
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            subprocess.run(["cp", "-a", ROOT / name, self.folder / name], check=True)
+        shell = self.folder / "overlays/openrc/etc/local.d/shell.start"
+        shell.parent.mkdir()
+        shell.write_text(SHELL)
+        shell.chmod(0o755)
+        text = (ROOT / "recipes/alpine.yaml").read_text()
+        assert IMAGE in text
+        text = text.replace(IMAGE, layout(self.folder / "image", alpine.base(), "3.23"))
+        text = text.replace("vars:\n", 'vars:\n  v: "1"\n  at: ""\n', 1) + MORE
+        text += 'publish: {targets: [machine, boot], to: "${at}", requires: []}\n'
+        (self.folder / self.recipe).write_text(text)
+        (self.folder / "BUILD.yaml").write_text(f"version: 1\nrecipes: [{self.recipe}]\n")
+
+    recipe = "recipes/machine.yaml"
+
+
+@pytest.fixture(scope="module")
+def alpines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    from debian_registry import started
+
+    with started(tmp_path_factory.mktemp("registry")) as (host, _):
+        fleet = Alpines(tmp_path_factory.mktemp("alpines"), host)
+        yield fleet
+        fleet.served.close()
+        del os.environ["KBUILD_MIRROR_ALPINE"]
+
+
+def test_a_machine_of_alpine_upgrades_and_rolls_back(alpines: Fleet, tmp_path: Path) -> None:
+    with running(alpines.machine(tmp_path)) as vm:
+        kept(vm, "1", 1)
+        assert "musl" in vm.ok("ls /lib")
+        vm.ok("echo kept > /var/mine; hostname > /root/mine")
+        online(vm)
+        vm.ok(f"kbuild-node upgrade --plain-http {alpines.publish('b', v='2')}", 600)
+        vm.sh("sync; reboot")
+        kept(vm, "2", 2)
+        assert vm.ok("cat /var/mine") == "kept"
+        vm.ok("kbuild-node rollback")
+        vm.sh("sync; reboot")
+        kept(vm, "1", 3)
+        assert vm.ok("cat /var/mine") == "kept"
