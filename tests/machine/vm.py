@@ -229,9 +229,9 @@ def _tidy(heard: str) -> str:
     """What a command said, without prompts and the echo of what was asked."""
     lines = [_CONTROL.sub("", one) for one in heard.replace("\r", "").splitlines()]
     return "\n".join(
-        re.sub(r"^(# )+", "", one)
+        re.sub(r"^((\S+ )?# )+", "", one)
         for one in lines
-        if "@@" not in one and "stty -echo" not in one and one.strip("# ")
+        if "@@" not in one and "stty -echo" not in one and one.strip("/# ")
     )
 
 
