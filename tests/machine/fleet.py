@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import subprocess
@@ -181,3 +182,11 @@ def online(vm: Vm) -> None:
     vm.ready()
     vm.ok("until ls /sys/class/net/e*; do sleep 1; done")
     vm.ok(NETWORK)
+
+
+FILES = "for d in etc var home root opt srv var/lib/containers; do echo $d > /$d/mine; done; head -c 3000000 /dev/urandom > /var/lib/containers/data"
+SUMS = "sha256sum /etc/mine /var/mine /home/mine /root/mine /opt/mine /srv/mine /var/lib/containers/mine /var/lib/containers/data"
+
+
+def status(vm: Vm) -> dict:
+    return json.loads(vm.ok("kbuild-node status --json"))
