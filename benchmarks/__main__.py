@@ -15,6 +15,7 @@ ORDER = (
     "change-10k",
     "cold-1k",
     "edit-disk",
+    "artifacts-edit",
     "nochange-disk",
     "cold-disk",
     "package-100",

@@ -31,7 +31,7 @@ label=$1 date=$2 uuid=$3
 shift 3
 set -- -as mkisofs -o /out/iso -V "$label" -J -joliet-long -r -iso-level 3 "$@" \\
     -append_partition 2 C12A7328-F81F-11D2-BA4B-00A0C93EC93B /in/efi.img -appended_part_as_gpt
-set -- "$@" -eltorito-alt-boot -e --interval:appended_partition_2:all:: -no-emul-boot /in/tree
+set -- "$@" -e --interval:appended_partition_2:all:: -no-emul-boot /in/tree
 export SOURCE_DATE_EPOCH
 xorriso -no_rc -report_about WARNING "$@" \\
     --modification-date="$date" --set_all_file_dates "=$SOURCE_DATE_EPOCH" --gpt_disk_guid "$uuid"
@@ -39,8 +39,9 @@ xorriso -no_rc -report_about WARNING "$@" \\
 _BIOS = (
     *("--grub2-mbr", "/in/hybrid", "-partition_offset", "16"),
     *("-c", "boot/boot.cat", "-b", "boot/grub/core.img", "-no-emul-boot", "-boot-load-size", "4"),
-    *("-boot-info-table", "--grub2-boot-info"),
+    *("-boot-info-table", "--grub2-boot-info", "-eltorito-alt-boot"),
 )
+_UEFI_ALONE = ("-c", "boot.cat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Iso:
     """See the module."""
 
     name: ClassVar[str] = "iso"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Spec: ClassVar[type] = IsoSpec
     produces: ClassVar[str] = "iso"
 
@@ -137,7 +138,7 @@ def _for_bios(task: Task, entry: BootEntry, label: str) -> Mapping[str, Blob]:
 def _written(task: Task, label: str, inputs: Mapping[str, Blob]) -> Blob:
     at = time.strftime("%Y%m%d%H%M%S00", time.gmtime(task.epoch))
     identity = f"{label[-12:].lower():0>32}"
-    bios = _BIOS if task.spec.bios else ()
+    bios = _BIOS if task.spec.bios else _UEFI_ALONE
     command = ("/bin/sh", "-euc", _SCRIPT, "iso", label, at, identity, *bios)
     action = Action(command, (task.tools("media"),), inputs, ("iso",), platform=task.platform)
     return task.execute(action).outputs["iso"]
