@@ -8,7 +8,6 @@ that costs time (boot forms, initrd) is made before, by work that knows of no ke
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,7 @@ from kairosbuild.keys import cms
 from kairosbuild.keys.certificate import Certificate, certificate
 from kairosbuild.keys.der import octets, oid, sequence, tagged
 from kairosbuild.keys.enrolment import NAMES
-from kairosbuild.keys.keys import PublicKey, Signer, public_key, signer
+from kairosbuild.keys.keys import Signer, public_key, signer
 from kairosbuild.recipe.fields import choice, source, text
 
 ROLE = "sign"
@@ -77,7 +76,7 @@ class Signing:
         if self._pcr:
             public = self._pcr.public.pem()
             image = uki.extended(image, {".pcrpkey": public})
-            image = uki.extended(image, {".pcrsig": _policies(image, self._pcr)})
+            image = uki.extended(image, {".pcrsig": policies(image, self._pcr)})
         return self.pe(image)
 
     @cached_property
@@ -134,22 +133,16 @@ def signing(task: Task) -> Signing | None:
     return Signing(task, spec) if spec else None
 
 
-def _policies(image: bytes, key: Signer) -> bytes:
+def policies(image: bytes, key: Signer) -> bytes:
     """The section `.pcrsig`: a signed policy for each point of the boot."""
     rows: list[Any] = []
     for wanted in pcr.policies(image):
         row = {
             "pcrs": [pcr.PCR],
-            "pkfp": _fingerprint(key.public),
+            "pkfp": key.public.fingerprint,
             "pol": wanted.hex(),
             "sig": base64.b64encode(key.sign(wanted)).decode(),
         }
         if row not in rows:
             rows.append(row)
     return dumps({"sha256": rows})
-
-
-def _fingerprint(public: PublicKey) -> str:
-    """SHA-256 over the key's DER form, as systemd names it."""
-    body = b"".join(line for line in public.pem().splitlines() if not line.startswith(b"-"))
-    return hashlib.sha256(base64.b64decode(body)).hexdigest()

@@ -57,6 +57,18 @@ class PublicKey:
         """A short name for people and tags."""
         return hashlib.sha256(self._der()).hexdigest()[:12]
 
+    @property
+    def fingerprint(self) -> str:
+        """How systemd names an RSA key: SHA-256 of its PKCS#1 form."""
+        if not isinstance(self._key, rsa.RSAPublicKey):
+            raise InputError(
+                "a TPM's policies are signed by RSA keys",
+                reason="key-unsupported",
+                hint="`kbuild keys new` makes one",
+            )
+        form = serialization.PublicFormat.PKCS1
+        return hashlib.sha256(self._key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
+
     def pem(self) -> bytes:
         """Its PEM form."""
         form = serialization.PublicFormat.SubjectPublicKeyInfo

@@ -64,7 +64,7 @@ class Boot:
     """See the module."""
 
     name: ClassVar[str] = "boot"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     Spec: ClassVar[type] = BootSpec
     produces: ClassVar[str] = "boot"
 

@@ -101,7 +101,7 @@ class Disk:
     """See the module."""
 
     name: ClassVar[str] = "disk"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     Spec: ClassVar[type] = DiskSpec
     produces: ClassVar[str] = "disk"
 

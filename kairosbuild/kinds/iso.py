@@ -63,7 +63,7 @@ class Iso:
     """See the module."""
 
     name: ClassVar[str] = "iso"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     Spec: ClassVar[type] = IsoSpec
     produces: ClassVar[str] = "iso"
 

@@ -53,7 +53,7 @@ class Netboot:
     """See the module."""
 
     name: ClassVar[str] = "netboot"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Spec: ClassVar[type] = NetbootSpec
     produces: ClassVar[str] = "netboot"
 

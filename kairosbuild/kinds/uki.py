@@ -36,7 +36,7 @@ class Uki:
     """See the module."""
 
     name: ClassVar[str] = "uki"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Spec: ClassVar[type] = UkiSpec
     produces: ClassVar[str] = "uki"
 

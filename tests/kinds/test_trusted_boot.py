@@ -19,7 +19,7 @@ from boot_samples import stub
 from boot_task import BASE, EMPTY, KERNEL, BootTask, layer
 from peers import peer
 
-from kairosbuild.artifacts.signing import SignSpec
+from kairosbuild.artifacts.signing import SignSpec, policies
 from kairosbuild.boot import authenticode, ovmf, pcr, uki
 from kairosbuild.cli.main import main
 from kairosbuild.core.canonical import dumps
@@ -147,7 +147,7 @@ def test_policies_are_signed_by_the_named_key(signed: bytes, keys: Path, tmp_pat
     assert len(rows) == len(pcr.PHASES)
     assert uki.section(signed, ".pcrpkey") == (keys / "public/pcr.pub").read_bytes()
     der = subprocess.run(
-        ["openssl", "rsa", "-pubin", "-in", keys / "public/pcr.pub", "-outform", "DER"],
+        ["openssl", "rsa", "-pubin", "-RSAPublicKey_out", "-in", keys / "public/pcr.pub", "-outform", "DER"],
         capture_output=True,
         check=True,
     ).stdout
@@ -165,6 +165,58 @@ def test_policies_are_signed_by_the_named_key(signed: bytes, keys: Path, tmp_pat
             tmp_path / "sig",
             tmp_path / "pol",
         )
+
+
+MEASURE = """\
+version: 1
+name: measure
+nodes:
+  systemd:
+    kind: tools
+    packages: [systemd, coreutils, dash, libtss2-esys-3.0.2-0t64, libtss2-mu-4.0.1-0t64, libtss2-rc0t64]
+  signed:
+    kind: rule
+    on: [systemd]
+    command: >-
+      cp key /tmp/key; chmod 600 /tmp/key;
+      /usr/lib/systemd/systemd-measure sign --bank=sha256 --private-key=/tmp/key --public-key=pcrpkey
+      --linux=linux --osrel=osrel --cmdline=cmdline --initrd=initrd --uname=uname --sbat=sbat --pcrpkey=pcrpkey
+      PHASES > /out/signed
+    sources: {SOURCES}
+    outputs: [signed]
+"""
+
+
+@pytest.mark.slow
+def test_policies_are_those_of_systemd_measure(keys: Path, tmp_path: Path) -> None:
+    """Value by value and byte for byte, out of Debian's systemd in the sandbox."""
+    made = bytearray(stub(3))
+    at = 0x40 + 24 + 240 + 40 * 2  # the third section becomes an .sbat of 29 bytes
+    made[at : at + 12] = b".sbat\0\0\0" + struct.pack("<I", 29)
+    (place,) = struct.unpack_from("<I", made, at + 20)
+    made[place : place + 512] = b"sbat,1,SBAT Version,sbat,1,x\n".ljust(512, b"\0")
+    parts = {"os_release": b"ID=t\n", "initrd": b"initrd" * 999, "kernel": b"kernel" * 1001}
+    image = uki.assemble(bytes(made), cmdline="quiet x", uname="6.1", **parts)
+    image = uki.extended(image, {".pcrpkey": (keys / "public/pcr.pub").read_bytes()})
+    names = ("linux", "osrel", "cmdline", "initrd", "uname", "sbat", "pcrpkey")
+    for name in names:
+        (tmp_path / name).write_bytes(uki.section(image, f".{name}"))
+    shutil.copy(keys / "pcr.key", tmp_path / "key")
+    listed = "{" + ", ".join(f"{name}: {name}" for name in (*names, "key")) + "}"
+    phases = " ".join(f"--phase={phase}" for phase in pcr.PHASES)
+    (tmp_path / "m.yaml").write_text(MEASURE.replace("{SOURCES}", listed).replace("PHASES", phases))
+    words = [
+        "run",
+        str(tmp_path / "m.yaml"),
+        "signed",
+        "--no-publish",
+        "--cache-dir",
+        str(tmp_path / "cache"),
+    ]
+    assert main([*words, "-o", f"signed={tmp_path / 'signed'}"]) == 0
+    theirs = json.loads((tmp_path / "signed").read_bytes())["sha256"]
+    ours = json.loads(policies(image, signer(str(keys / "pcr.key"))))["sha256"]
+    assert sorted(map(dumps, theirs)) == sorted(map(dumps, ours))
 
 
 # -- enrolment -----------------------------------------------------------------------------------
