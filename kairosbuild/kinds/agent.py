@@ -110,7 +110,7 @@ class Agent:
     """See the module."""
 
     name: ClassVar[str] = "agent"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     Spec: ClassVar[type] = AgentSpec
     produces: ClassVar[str] = "layer"
 

@@ -114,6 +114,17 @@ def _from_recovery(device: str, cmdline: str) -> Machine:
     return Machine(disk=disk, cmdline=cmdline, device=layers)
 
 
+def with_uefi(firmware: Path = Path("/sys/firmware/efi")) -> Machine:
+    """The machine this runs on, if what starts it is what this program changes. Raises Problem `no-efi`."""
+    if not firmware.is_dir():
+        raise Problem(
+            "this machine was started by a BIOS, whose boot entries this program does not change",
+            reason="no-efi",
+            hint="start it by UEFI, or write a new disk",
+        )
+    return here()
+
+
 def oci_platform() -> str:
     """This machine as registries call it."""
     return f"linux/{_ARCHITECTURES.get(platform.machine(), platform.machine())}"

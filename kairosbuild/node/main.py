@@ -108,7 +108,7 @@ def _status(asked: argparse.Namespace) -> None:
 def _upgrade(asked: argparse.Namespace) -> None:
     from kairosbuild.node.upgrade import upgrade
 
-    here, declared = machine.here(), settings.load()
+    here, declared = machine.with_uefi(), settings.load()
     offer, repository = _offered(
         asked.reference or declared.upgrade or _reference_of(here), declared, plain=asked.plain_http
     )
@@ -121,7 +121,7 @@ def _upgrade(asked: argparse.Namespace) -> None:
 
 
 def _rollback(asked: argparse.Namespace) -> None:
-    entry = assess.rollback(machine.here())
+    entry = assess.rollback(machine.with_uefi())
     _say(f"{entry.kernel.title} is started next, as {entry.label}")
     _restart(asked.reboot)
 

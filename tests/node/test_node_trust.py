@@ -9,7 +9,7 @@ import pytest
 from machine_registry import MachineRegistry
 from peers import peer
 
-from kairosbuild.node import places
+from kairosbuild.node import machine, places
 from kairosbuild.node.http import Access
 from kairosbuild.node.offer import find
 from kairosbuild.node.problem import Problem
@@ -107,3 +107,9 @@ def test_an_entry_is_started_once(tmp_path):
     places.start_once("recovery.efi", tmp_path / "variable")
     data = (tmp_path / "variable").read_bytes()
     assert data[4:].decode("utf-16-le") == "recovery.efi\0"
+
+
+def test_a_machine_that_a_bios_started_is_told_so(tmp_path):
+    with pytest.raises(Problem) as caught:
+        machine.with_uefi(tmp_path / "efi")
+    assert caught.value.reason == "no-efi"
