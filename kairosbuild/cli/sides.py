@@ -67,6 +67,7 @@ def _of_outcome(parts: Parts, outcome: Any, name: str) -> Side:
     view = View(())
     layers: tuple[tuple[str, str, int], ...] = ()
     for node in kinds["image"][:1]:
+        parts.bring([outcome.outputs(node)["image"]])
         document = loads(parts.store.cas.read(outcome.outputs(node)["image"]))
         view = View(list(image_layers(parts, document)))
         sent = read_image(package_of(parts, outcome, node).manifest, node).layers
@@ -74,6 +75,7 @@ def _of_outcome(parts: Parts, outcome: Any, name: str) -> Side:
         layers = tuple((layer.node, one.blob.digest, one.blob.size) for layer, one in rows)
     files: dict[str, tuple[str, int]] = {}
     for node in kinds["artifact"]:
+        parts.bring([outcome.outputs(node)["artifact"]])
         document = loads(parts.store.cas.read(outcome.outputs(node)["artifact"]))
         files |= {file["title"]: (file["digest"], file["size"]) for file in document["files"]}
     ukis = [outcome.outputs(node)["uki"] for node in kinds["uki"]]

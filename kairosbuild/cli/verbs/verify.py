@@ -145,6 +145,7 @@ def _first_difference(parts: Parts, outcome: Outcome, folder: Path, name: str, a
         return f"{output} came to be only once"
     if output in ("index", "stack") and outputs["layer"].digest != others["layer"]:
         output = "layer"
+    parts.bring(outputs.values())
     at = compare.offset(parts.store.cas.path(outputs[output].digest), other.path(others[output]))
     if output == "layer" and at is not None:
         return compare.path_at(parts.store.cas.read(outputs["index"]), at)
