@@ -8,6 +8,9 @@ mkdir -p /out/tmp /out/bin "/out/lib/modules/$release" /out/added/kbuild/bin
 ln -s /usr/bin/gawk /out/bin/awk
 cp -r /usr/lib/dracut /out/dracut
 cp -r "/usr/lib/modules/$release/." "/out/lib/modules/$release"
+# Plain modules: kmod reads packed ones by libraries that it opens when it wants them, so that nobody sees to carry them.
+find "/out/lib/modules/$release" -name '*.ko.xz' -exec xz -d {} +
+find "/out/lib/modules/$release" -name '*.ko.zst' -exec zstd -q -d --rm {} +
 depmod -b /out "$release"
 
 module=/out/dracut/modules.d/90kbuild

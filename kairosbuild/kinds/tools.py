@@ -32,7 +32,7 @@ PURPOSES: dict[str, tuple[str, ...]] = {
     ),
     "dracut": (
         *SHELL, "base-files", "bash", "cpio", "diffutils", "dmsetup", "dracut-core", "gawk", "kmod", "mount", "udev",
-        "util-linux",
+        "util-linux", "xz-utils", "zstd",
     ),
     "buildah": (*SHELL, "buildah", "netavark", "util-linux", "mount"),
     "sandbox": (*SHELL, "bubblewrap", "uidmap", "util-linux"),
