@@ -184,7 +184,7 @@ class _Making:
         rpms = [of_deb(self.archive, name, files[name], self.stage, called) for name in names]
         for rpm in rpms:
             rpm.scripts = _SCRIPTS.get(rpm.name, {})
-            rpm.requires += ("mount", "login") if rpm.name == "util-linux" else ()
+            rpm.requires += {"util-linux": ("mount", "login"), "systemd-udev": ("kmod",)}.get(rpm.name, ())
             rpm.provides += ("/bin/sh", "/sbin/ldconfig") if rpm.name == "bash" else ()
             for path in [path for path in rpm.files if _unwanted(path)]:
                 del rpm.files[path]
