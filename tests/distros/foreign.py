@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,9 +38,22 @@ nodes:
 """
 
 
-def root(folder: Path, packages: tuple[str, ...], files: Mapping[str, bytes | None]) -> bytes:
-    """The tar of such a root with these files in it; a folder's content is None."""
-    folder.mkdir()
+def root(packages: tuple[str, ...], files: Mapping[str, bytes | None]) -> bytes:
+    """The tar of such a root with these files in it; a folder's content is None. Made once for equal ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _root(Path(folder), packages, tuple(files.items()))
+
+
+_made: dict[tuple[object, ...], bytes] = {}
+
+
+def _root(folder: Path, packages: tuple[str, ...], files: tuple[tuple[str, bytes | None], ...]) -> bytes:
+    if (packages, files) not in _made:
+        _made[packages, files] = _make(folder, packages, dict(files))
+    return _made[packages, files]
+
+
+def _make(folder: Path, packages: tuple[str, ...], files: Mapping[str, bytes | None]) -> bytes:
     (folder / "BUILD.yaml").write_text("version: 1\nrecipes: [foreign.yaml]\n")
     (folder / "foreign.yaml").write_text(RECIPE.format(packages=", ".join((*SHELL, *packages))))
     command = [sys.executable, "-m", "kairosbuild", "run", "foreign.yaml", "-o", "root.layer=root.tar"]

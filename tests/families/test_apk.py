@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,17 @@ from kairosbuild.core.errors import HostError
 from kairosbuild.sources.apkindex import read_index
 
 
+@cache
+def _key() -> Key:
+    """One for all tests, so that they have the same base."""
+    return Key()
+
+
 class SmallAlpine:
     mirror = "alpine"
 
     def __init__(self) -> None:
-        self.alpine = Alpine()
+        self.alpine = Alpine(key=_key())
         self.alpine.publish("community")
         self.files = self.alpine.files
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import tarfile
+from functools import cache
 from pathlib import Path
 
 import pysequoia
@@ -31,13 +32,18 @@ class Key:
         return bytes(self._secret.extract_certificate())
 
 
+@cache
+def _key() -> Key:
+    """One for all tests, so that they have the same base."""
+    return Key()
+
+
 class SmallArch:
     mirror = "arch"
     signed_metadata = False
 
     def __init__(self) -> None:
-        self.key, self.signer = Key(), Key()
-        self.signer = self.key
+        self.key = self.signer = _key()
         self.files: dict[str, bytes] = {}
         self.packages: dict[str, tuple[str, dict[str, list[str]]]] = {}
         self.unsigned = False
@@ -51,7 +57,7 @@ class SmallArch:
             "var/lib/pacman/local/ALPM_DB_VERSION": b"9\n",
             "usr/share/pacman/keyrings/archlinux.gpg": self.key.certificate,
         }
-        return layout(folder, root(folder.with_suffix(".made"), ("pacman-package-manager",), files), "base")
+        return layout(folder, root(("pacman-package-manager",), files), "base")
 
     def add(self, name: str, version: str = "1", *, depends: str = "", conflicts: str = "") -> str:
         about = {

@@ -22,9 +22,8 @@ PLACE = "tumbleweed/repo/oss"
 class SmallSuse:
     mirror = "opensuse"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.signer = Signer(folder / "key", "opensuse test <opensuse@example.org>")
+    def __init__(self, folder: Path, signer: Signer, database: bytes) -> None:
+        self.folder, self.signer, self.database = folder, signer, database
         self.files: dict[str, bytes] = {}
         self.rpms: dict[str, Rpm] = {}
 
@@ -36,18 +35,11 @@ class SmallSuse:
             "usr/lib/rpm/gnupg/keys/test.asc": self.signer.certificate(),
             "usr/lib/sysimage": None,
             "usr/lib/sysimage/rpm": None,
-            "usr/lib/sysimage/rpm/rpmdb.sqlite": self._database(),
+            "usr/lib/sysimage/rpm/rpmdb.sqlite": self.database,
             "etc/rpm": None,
             "etc/rpm/macros.place": b"%_dbpath /usr/lib/sysimage/rpm\n",
         }
-        return layout(folder, root(folder.with_suffix(".made"), ("zypper", "rpm"), files), "base")
-
-    def _database(self) -> bytes:
-        """An empty one."""
-        place = self.folder / "db"
-        options = ["--dbpath", str(place), "-D", "_db_backend sqlite"]
-        subprocess.run([peer("rpm"), *options, "--initdb"], check=True, capture_output=True)
-        return (place / "rpmdb.sqlite").read_bytes()
+        return layout(folder, root(("zypper", "rpm"), files), "base")
 
     def add(self, name: str, version: str = "1", *, depends: str = "", conflicts: str = "") -> str:
         rpm = Rpm(name, version, requires=tuple(depends.split()), conflicts=tuple(conflicts.split()))
@@ -80,6 +72,17 @@ class SmallSuse:
                 self.files[f"{PLACE}/{path.relative_to(place)}"] = path.read_bytes()
 
 
+@pytest.fixture(scope="module")
+def trusted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Signer, bytes]:
+    """A key and an empty database of rpm, for all tests, so that they have the same base."""
+    place = tmp_path_factory.mktemp("suse")
+    options = ["--dbpath", str(place / "db"), "-D", "_db_backend sqlite"]
+    subprocess.run([peer("rpm"), *options, "--initdb"], check=True, capture_output=True)
+    signer = Signer(place / "key", "opensuse test <opensuse@example.org>")
+    return signer, (place / "db/rpmdb.sqlite").read_bytes()
+
+
 @pytest.fixture
-def distribution(tmp_path_factory: pytest.TempPathFactory) -> SmallSuse:
-    return SmallSuse(tmp_path_factory.mktemp("suse"))
+def distribution(tmp_path: Path, trusted: tuple[Signer, bytes]) -> SmallSuse:
+    (tmp_path / "suse").mkdir()
+    return SmallSuse(tmp_path / "suse", *trusted)
