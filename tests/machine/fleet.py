@@ -180,7 +180,7 @@ def kept(vm: Vm, version: str, starts: int) -> None:
 
 def online(vm: Vm) -> None:
     vm.ready()
-    vm.ok("until ls /sys/class/net/e*; do sleep 1; done")
+    vm.ok("modprobe virtio_net; until ls /sys/class/net/e*; do sleep 1; done")
     vm.ok(NETWORK)
 
 
