@@ -34,6 +34,14 @@ nodes:
   uki:     {kind: uki, image: os}
   netboot: {kind: netboot, image: os, url: "http://10.0.2.2:8080"}
 
+  signed:   {kind: disk, image: os, sign: {certificate: keys/public/db.crt, key: keys/db.key, enrol: keys/public}}
+  wrong:    {kind: disk, image: os, sign: {certificate: other/public/db.crt, key: other/db.key}}
+  unsigned: {kind: disk, image: os}
+
+  secure:           {kind: boot-test, artifact: signed, firmware: secure-boot, enrolled: keys/public}
+  refused-wrong:    {kind: boot-test, artifact: wrong, firmware: secure-boot, enrolled: keys/public, expect: refused}
+  refused-unsigned: {kind: boot-test, artifact: unsigned, firmware: secure-boot, enrolled: keys/public, expect: refused}
+
   disk-uefi:      {kind: boot-test, artifact: disk, tpm: true, modules: [erofs, dm-verity], kernel: '^6\\.12\\.',
                    commands: [{run: cat /etc/motd, expect: kairosbuild},
                               {run: cat /sys/class/tpm/tpm0/tpm_version_major, expect: ^2$},
@@ -60,6 +68,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifacts")
     (folder / "artifacts.yaml").write_text(RECIPE)
     subprocess.run(["cp", "-r", ROOT / "overlays", folder], check=True)
+    for name in ("keys", "other"):
+        command = [sys.executable, "-c", MAIN, "keys", "new", folder / name]
+        subprocess.run(command, check=True, capture_output=True)
     return folder
 
 
@@ -85,6 +96,21 @@ def test_it_starts(workspace: Path, test: str) -> None:
     kbuild(workspace, test, "-o", f"{test}.screen={screen}", "-o", f"{test}.serial={workspace / test}")
     assert screen.read_bytes().startswith(b"\x89PNG"), "what the machine's screen showed"
     assert b"Linux version" in (workspace / test).read_bytes()
+
+
+def test_the_firmware_starts_what_is_signed(workspace: Path) -> None:
+    kbuild(workspace, "secure", "-o", f"secure.serial={workspace / 'secure'}")
+    console = (workspace / "secure").read_bytes()
+    assert b"Secure boot enabled" in console
+    assert b"Kernel is locked down from EFI Secure Boot" in console
+
+
+@pytest.mark.parametrize("test", ["refused-wrong", "refused-unsigned"])
+def test_the_firmware_refuses_everything_else(workspace: Path, test: str) -> None:
+    kbuild(workspace, test, "-o", f"{test}.serial={workspace / test}")
+    console = (workspace / test).read_bytes()
+    assert b"Access Denied" in console
+    assert b"Linux version" not in console
 
 
 def test_a_check_that_does_not_hold_fails_the_run(workspace: Path) -> None:
