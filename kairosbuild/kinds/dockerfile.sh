@@ -51,6 +51,12 @@ INSIDE
 unshare --user --mount --propagation private --keep-caps sh /tmp/inside "$@" &
 inside=$!
 read -r _ < /tmp/entered
-for map in uid_map gid_map; do echo 0 0 65536 > /proc/$inside/$map; done
+for map in uid_map gid_map; do
+    if ! echo 0 0 65536 2>/dev/null > /proc/$inside/$map; then
+        echo "buildah needs every owner, and here is only one: build as root, or with subordinate ids (uidmap)" >&2
+        kill $inside
+        exit 1
+    fi
+done
 echo > /tmp/mapped
 wait $inside
