@@ -35,9 +35,10 @@ RestartSec=1
 KillSignal=SIGKILL
 """
 NETWORK = (
-    "for i in /sys/class/net/e*; do i=${i##*/}; ip link set $i up && ip addr add 10.0.2.15/24 dev $i && "
-    "ip route add default via 10.0.2.2; done"
+    "until ip route | grep -q default; do for i in /sys/class/net/e*; do i=${i##*/}; ip link set $i up; "
+    "ip addr add 10.0.2.15/24 dev $i; ip route replace default via 10.0.2.2; done; sleep 1; done"
 )
+"""Again until it holds: udev may rename the interface meanwhile."""
 HOST = "10.0.2.2"
 
 
