@@ -22,7 +22,7 @@ def signed_text(data: bytes, what: str, keyring: Path = DEBIAN) -> bytes:
     import pysequoia
 
     def known(_: Sequence[str]) -> list[Any]:
-        return _certificates(keyring)
+        return _certificates(keyring.read_bytes())
 
     try:
         return bytes(pysequoia.verify(bytes=data, store=known).bytes or b"")
@@ -57,7 +57,7 @@ def signed_by(data: bytes, signatures: Sequence[bytes], what: str, certificates:
 
 
 @lru_cache
-def _certificates(keyring: Path) -> list[Any]:
+def _certificates(keyring: bytes) -> list[Any]:
     import pysequoia
 
-    return list(pysequoia.Cert.split_file(str(keyring)))
+    return list(pysequoia.Cert.split_bytes(keyring))
