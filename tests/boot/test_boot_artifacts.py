@@ -115,9 +115,9 @@ def test_the_firmware_refuses_everything_else(workspace: Path, test: str) -> Non
 
 def test_a_check_that_does_not_hold_fails_the_run(workspace: Path) -> None:
     wrong = "[{run: cat /etc/motd, expect: someone else}]"
-    recipe = RECIPE + f"  wrong: {{kind: boot-test, artifact: uki, commands: {wrong}, modules: [nonesuch]}}\n"
+    recipe = RECIPE + f"  unmet: {{kind: boot-test, artifact: uki, commands: {wrong}, modules: [nonesuch]}}\n"
     (workspace / "wrong.yaml").write_text(recipe)
-    words = ["wrong", "--no-publish", "--cache-dir", CACHE]
+    words = ["unmet", "--no-publish", "--cache-dir", CACHE]
     done = subprocess.run(
         [sys.executable, "-c", MAIN, "run", "wrong.yaml", *words],
         cwd=workspace,
