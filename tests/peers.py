@@ -35,6 +35,14 @@ def pinned(name: str, package: str = "") -> str:
     return _cached(name, package or name) or _unpacked(name, package or name) or _absent(name)
 
 
+def outside_of_a_chroot(what: str) -> None:
+    """Skip in a chroot, where the kernel makes no user namespaces and nothing can be pivoted: `what` gives up there."""
+    import pytest
+
+    if subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode:
+        pytest.skip(f"{what} cannot work in a chroot")
+
+
 def _absent(name: str) -> NoReturn:
     import pytest  # benchmarks look for peers too, without it
 

@@ -248,6 +248,8 @@ class Client:
         if status in _PASSING:
             reason = "registry-throttled" if status == 429 else "registry-failed"
             raise Fault(text, reason=reason, after=seconds_asked(response.headers.get("Retry-After")))
+        if "MANIFEST_BLOB_UNKNOWN" in detail:  # another writer of the same blob may be rewriting its link
+            raise Fault(text, reason="registry-failed")
         if status == 401:
             raise self._unauthorised(f"says {detail or status}")
         if "immutable" in detail.lower() or (status == 409 and "/manifests/" in path):

@@ -159,6 +159,7 @@ class Signer:
         metadata.with_name("repomd.xml.key").write_bytes(self.certificate())
 
     def _gpg(self, *words: str) -> bytes:
+        peer("gpg-agent")  # which gpg starts by itself, and a package of its own
         command = [peer("gpg"), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
         done = subprocess.run([*command, *words], env=self._env(), capture_output=True, check=False)
         self._rest()

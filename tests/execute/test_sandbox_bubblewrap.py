@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hostroot import host_root
-from peers import peer
+from peers import outside_of_a_chroot, peer
 
 from kairosbuild.core.errors import HostError
 from kairosbuild.execute import bubblewrap
@@ -49,6 +49,7 @@ def test_the_machines_own_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_one_out_of_a_tree_runs_actions(monkeypatch: pytest.MonkeyPatch, tree: Path, tmp_path: Path) -> None:
+    outside_of_a_chroot("bubblewrap")
     store = Store(tmp_path / "store")
     root = host_root(store).layer
     monkeypatch.setattr(shutil, "which", lambda name: None)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from hostroot import file_layer, host_root, put_layer
-from peers import peer
+from peers import outside_of_a_chroot, peer
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError
@@ -41,6 +41,7 @@ def executor(request: pytest.FixtureRequest, store: Store) -> Iterator[Any]:
     if request.param == "zygote":
         made: Any = ZygoteExecutor(store, epoch=1234)
     else:
+        outside_of_a_chroot("bubblewrap")
         made = BubblewrapExecutor(store, epoch=1234, bwrap=(peer("bwrap", "bubblewrap"),))
     yield made
     made.close()

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from hostroot import file_layer, host_root, put_layer
-from peers import find, peer
+from peers import find, outside_of_a_chroot, peer
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.execute import userns
@@ -299,6 +299,7 @@ for tree in list(store.trees.root.iterdir()):
 
 @pytest.fixture
 def somebody() -> Iterator[str]:
+    outside_of_a_chroot("a user namespace of an ordinary user")
     if os.geteuid() != 0 or not find("newuidmap", "uidmap"):
         pytest.skip("another user can only be made by root, with uidmap installed")
     name = f"kbtest{os.getpid()}"
