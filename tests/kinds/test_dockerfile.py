@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def test_equal_twice_and_of_the_context_only_what_is_copied_counts(workspace: Pa
     again = kbuild(workspace, "run", "small.yaml", "built", "--no-publish")
     assert again["built"] == 0
     kbuild(workspace, "verify", "small.yaml", "built")
-    (workspace / "docker/src/word").write_text("other\n")
+    (workspace / "docker/src/word").write_text(f"{uuid.uuid4()}\n")  # the store outlives the test
     assert kbuild(workspace, "run", "small.yaml", "built", "--no-publish")["built"] == 1
     dockerfile = workspace / "docker/Dockerfile"
     dockerfile.write_text(dockerfile.read_text().replace("COPY src/word", "COPY README"))
