@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hostroot import host_root
+from peers import outside_of_a_chroot
 
 from kairosbuild.store.store import Store
 
@@ -47,6 +48,7 @@ print(json.dumps([done.layer.layer.digest, said.log.decode(), [str(one) for one 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can chroot")
 def test_root_builds_in_a_chroot_what_it_builds_outside(tmp_path: Path) -> None:
+    outside_of_a_chroot("making another one")
     store = Store(tmp_path / "store")
     root = host_root(store).layer
     (tmp_path / "jail").mkdir()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from debian_registry import started
-from peers import peer, pinned
+from peers import outside_of_a_chroot, peer, pinned
 
 from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob, of_bytes
@@ -154,6 +154,7 @@ def podman() -> Iterator[list[str]]:
 
 
 def test_podman_runs_the_image(place: str, published: tuple[Published, ...], podman: list[str]) -> None:
+    outside_of_a_chroot("podman")
     name = f"{place}:latest"
     run(*podman, "pull", "-q", "--tls-verify=false", name)
     identity = run(*podman, "images", "-q", "--no-trunc").strip()
