@@ -120,7 +120,10 @@ class BuildFile:
     recipes: tuple[str, ...] = texts("Recipes of the workspace: paths or globs.", ("recipes/*.yaml",))
     defaults: Defaults = record("Defaults of the command line.", Defaults, Defaults())
     mirrors: Mapping[str, str] = textmap(
-        "Mirrors by name, as `debian: http://…`.", {}, pattern=MIRROR, example="http://deb.debian.org/debian"
+        "Mirrors by name, as `debian: http://…`.",
+        {},
+        pattern=MIRROR,
+        example="http://mirror.example.org/debian",
     )
     cache: CacheSettings = record("The store, and caches shared with others.", CacheSettings, CacheSettings())
     registry: RegistrySettings = record("Where to publish.", RegistrySettings, RegistrySettings())

@@ -17,8 +17,8 @@ from kairosbuild.core.errors import InputError, nearest
 from kairosbuild.sources import machine
 
 DEFAULTS = {
-    "debian": "http://deb.debian.org/debian",
-    "debian-security": "http://security.debian.org/debian-security",
+    "debian": "",
+    "debian-security": "",
     "ubuntu": "http://archive.ubuntu.com/ubuntu",
     "ubuntu-security": "http://security.ubuntu.com/ubuntu",
     "ubuntu-ports": "http://ports.ubuntu.com/ubuntu-ports",
@@ -30,7 +30,7 @@ DEFAULTS = {
     "alpine": "https://dl-cdn.alpinelinux.org/alpine",
     "arch": "https://geo.mirror.pkgbuild.com",
 }
-"""The distribution's public mirror of each name. What follows in a uri:
+"""The distribution's public mirror of each name; Debian's is never guessed, it has to be configured. What follows in a uri:
 
 `debian:`, `ubuntu:` `dists/…` and `pool/…`; `ubuntu-ports` serves arm64
 `fedora:43/Everything/x86_64/os/…`, `fedora-updates:43/Everything/x86_64/…`
@@ -61,7 +61,15 @@ class Mirrors:
     def locate(self, uri: str) -> str:
         """The address to ask for a uri; one that is relative to no mirror is its own."""
         name, _, path = uri.partition(":")
-        return f"{self.places[name]}/{path}" if self.serves(uri) else uri
+        if not self.serves(uri):
+            return uri
+        if not self.places[name]:
+            raise InputError(
+                f"nothing says where the mirror {name} is",
+                reason="mirror-missing",
+                hint=f"--mirror {name}=URL, or mirrors: in BUILD.yaml",
+            )
+        return f"{self.places[name]}/{path}"
 
 
 def find(
@@ -100,6 +108,6 @@ def _checked(name: str, place: str) -> str:
         raise InputError(
             f"the mirror {name} is at {place!r}, which is no address",
             reason="mirror-address",
-            hint=f"write it as {DEFAULTS[name]}",
+            hint=f"write it as {DEFAULTS[name] or 'https://HOST/' + name}",
         )
     return place

@@ -9,7 +9,7 @@ FULL = """
 version: 1
 recipes: [os/*.yaml, extra.yaml]
 defaults: {jobs: 3, keep_going: true, progress: plain}
-mirrors: {debian: "http://deb.debian.org/debian"}
+mirrors: {debian: "http://mirror.example.org/debian"}
 cache: {dir: .store, from: [registry.example.com/cache], to: registry.example.com/cache}
 registry: {to: "oci:out", insecure: true}
 toolchain: {suite: sid}
@@ -23,7 +23,7 @@ def test_found_by_walking_up(tmp_path: Path):
     found = find(deep)
     assert (found.root, found.file) == (tmp_path, tmp_path / "BUILD.yaml")
     assert (found.defaults.jobs, found.defaults.keep_going, found.defaults.progress) == (3, True, "plain")
-    assert found.mirrors == {"debian": "http://deb.debian.org/debian"}
+    assert found.mirrors == {"debian": "http://mirror.example.org/debian"}
     assert found.cache.dir == tmp_path / ".store"
     assert (found.cache.from_, found.cache.to) == (
         ("registry.example.com/cache",),
@@ -68,7 +68,7 @@ def test_a_recipe_named_from_elsewhere_finds_its_own(here: Path):
 BAD = [
     ("version: 2", "out-of-range", 1, 10),
     ("mirors: {}", "unknown-field", 1, 1),
-    ("mirrors: {debian: deb.debian.org}", "bad-value", 1, 19),
+    ("mirrors: {debian: mirror.example.org}", "bad-value", 1, 19),
     ("defaults: {jobs: 0}", "out-of-range", 1, 18),
     ("defaults: {job: 1}", "unknown-field", 1, 12),
     ("cache: {from: x}", "wrong-type", 1, 15),
