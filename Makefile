@@ -6,7 +6,7 @@ run: $(VENV)/ready
 	$(VENV)/bin/kbuild run recipes/debian.yaml
 
 test: $(VENV)/ready-test
-	$(VENV)/bin/python -m pytest -n auto --dist loadfile
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile --maxfail 20
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
