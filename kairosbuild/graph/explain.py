@@ -146,12 +146,20 @@ def _tools(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
             yield f"the tools tree {purpose}: {change}"
 
 
+def _program(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    changed = [name for name in _keys(old, new) if old.get(name) != new.get(name)]
+    yield from _few(
+        "files of this program", [f"this program's {name} changed, which it ships" for name in changed]
+    )
+
+
 _PARTS: Mapping[str, Callable[[Any, Any], Iterator[str]]] = {
     "spec": _spec,
     "sources": _sources,
     "inputs": _inputs,
     "locked": _locked,
     "tools": _tools,
+    "program": _program,
 }
 
 

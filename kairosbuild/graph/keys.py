@@ -38,8 +38,9 @@ def preimage(
 
     A declaration's `spec` holds no hints and no edges already. An input gives its kind and outputs (those
     that a role is keyed `by`, else all), and its name only in a role that says names matter; materials give
-    digests, never where they came from.
+    digests, never where they came from. `program` is there for kinds that ship files of this program.
     """
+    ships = getattr(kind, "ships", None)
     return {
         "format": FORMAT,
         "kind": kind.name,
@@ -53,6 +54,7 @@ def preimage(
         "sources": {role: [_file(one) for one in files] for role, files in sources.items()},
         "locked": {"data": locked.data, "materials": [one.digest for one in locked.materials]},
         "tools": {purpose: layer.digest for purpose, layer in tools.items()},
+        **({"program": dict(ships())} if ships else {}),
     }
 
 

@@ -183,7 +183,11 @@ class Locker(Protocol):
 
 
 class Kind(Protocol):
-    """A kind of node. Implementations are stateless; one instance serves every node."""
+    """A kind of node. Implementations are stateless; one instance serves every node.
+
+    A kind that puts files of this program into its output says so by a method `ships()`: digests by name, which
+    are part of its keys, so that no version has to be raised when such a file changes.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int]

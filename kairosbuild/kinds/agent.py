@@ -17,7 +17,7 @@ from kairosbuild import node
 from kairosbuild.boot import elf
 from kairosbuild.boot.files import Files, index_of
 from kairosbuild.core.canonical import dumps
-from kairosbuild.core.digest import Blob
+from kairosbuild.core.digest import Blob, of_bytes
 from kairosbuild.core.errors import InputError, NodeError
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
@@ -110,13 +110,17 @@ class Agent:
     """See the module."""
 
     name: ClassVar[str] = "agent"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     Spec: ClassVar[type] = AgentSpec
     produces: ClassVar[str] = "layer"
 
     def tools(self, spec: AgentSpec) -> tuple[str, ...]:
         """Python, what it is linked to, and OpenSSL's program."""
         return ("agent",)
+
+    def ships(self) -> Mapping[str, str]:
+        """The machine's program and its services: whoever changes them changes every agent."""
+        return {name: of_bytes(data).digest for name, data in (*program().items(), *_services().items())}
 
     def lock(self, spec: AgentSpec, locker: Locker) -> Locked:
         """Nothing is mutable: the tools tree is pinned."""
@@ -129,8 +133,9 @@ class Agent:
             for entry, content in read_tar(stream):
                 if content is not None:
                     files[entry.path] = entry.mode, content.read()
+        services = _services()
         for path, (name, mode) in _FILES.items():
-            files[path] = mode, _own(name)
+            files[path] = mode, services[name]
         files[f"{HOME}/settings.json"] = 0o644, _settings(task)
         if "config" in task.sources:
             files[f"{HOME}/config.yaml"] = 0o644, _config(task)
@@ -202,8 +207,10 @@ def program() -> dict[str, bytes]:
     return {"__init__.py": b"", "boot/__init__.py": b"", "core/__init__.py": b"", **borrowed, **found}
 
 
-def _own(name: str) -> bytes:
-    return (Path(next(iter(node.__path__))) / "files" / name).read_bytes()
+def _services() -> dict[str, bytes]:
+    """What has an image's service manager start the program, by file name."""
+    folder = Path(next(iter(node.__path__))) / "files"
+    return {name: (folder / name).read_bytes() for name, _ in _FILES.values()}
 
 
 def _interpreter(tree: Files) -> dict[str, tuple[int, bytes]]:

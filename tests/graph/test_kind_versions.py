@@ -55,13 +55,7 @@ APK = ("kairosbuild.families.apk", "kairosbuild.sources.apkindex")
 PACMAN = ("kairosbuild.families.pacman", "kairosbuild.sources.alpm")
 FAMILIES = (*APT, *DNF, *APK, *PACMAN, "kairosbuild.families.zypper")
 EXTENSION = (*DISK, "kairosbuild.artifacts.extension", *WRITER)
-NODE = PACKAGE / "node"
-AGENT = (
-    *WRITER,
-    "kairosbuild.boot.elf",
-    *(f"kairosbuild.node.{one.stem}" for one in sorted(NODE.glob("*.py")) if one.stem != "__init__"),
-    *(f"node/files/{one.name}" for one in sorted((NODE / "files").iterdir())),
-)
+AGENT = (*WRITER, "kairosbuild.boot.elf")  # what it ships is in its keys
 ALSO = {
     "base": (*APT, "kairosbuild.families.below", *STEP),
     "packages": (*FAMILIES, *STEP),
