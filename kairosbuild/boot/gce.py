@@ -7,9 +7,12 @@ tar. No compressor, no version of one, has a say in the bytes.
 
 from __future__ import annotations
 
+import os
 import struct
+import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from kairosbuild.boot.sparse import Sparse
 
@@ -33,6 +36,20 @@ def write(disk: Sparse, write: Write, epoch: int) -> None:
             gzip.write(chunk)
     gzip.write(bytes(-stored % _BLOCK + 2 * _BLOCK))
     gzip.close()
+
+
+def unpacked(archive: Path, into: Path) -> Path:
+    """The disk that lies in an archive, as a file with holes at `into`, which it returns."""
+    with tarfile.open(archive, "r:gz") as tar, into.open("xb") as out:
+        disk = tar.extractfile("disk.raw")
+        assert disk is not None, "we made it a file"
+        while chunk := disk.read(_CLUSTER):
+            if chunk.count(0) == len(chunk):
+                out.seek(len(chunk), os.SEEK_CUR)
+            else:
+                out.write(chunk)
+        out.truncate()
+    return into
 
 
 def _runs(disk: Sparse) -> Iterator[tuple[int, int]]:

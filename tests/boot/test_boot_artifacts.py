@@ -29,16 +29,29 @@ nodes:
   os:     {kind: image, layers: [base, system, kernel, site]}
 
   disk:    {kind: disk, image: os, format: vmdk, firmware: both}
+  qcow2:   {kind: disk, image: os, format: qcow2}
+  vhd:     {kind: disk, image: os, format: vhd}
+  gce:     {kind: disk, image: os, format: gce}
   large:   {kind: disk, image: os, sector_size: "4096", root: single}
   iso:     {kind: iso, image: os}
+  modern:  {kind: iso, image: os, bios: false}
   uki:     {kind: uki, image: os}
   netboot: {kind: netboot, image: os, url: "http://10.0.2.2:8080"}
 
   signed:   {kind: disk, image: os, sign: {certificate: keys/public/db.crt, key: keys/db.key, enrol: keys/public}}
+  signed-iso:  {kind: iso, image: os, sign: {certificate: keys/public/db.crt, key: keys/db.key}}
+  signed-uki:  {kind: uki, image: os, sign: {certificate: keys/public/db.crt, key: keys/db.key}}
+  signed-net:  {kind: netboot, image: os, url: "http://10.0.2.2:8080",
+                sign: {certificate: keys/public/db.crt, key: keys/db.key}}
   wrong:    {kind: disk, image: os, sign: {certificate: other/public/db.crt, key: other/db.key}}
   unsigned: {kind: disk, image: os}
 
   secure:           {kind: boot-test, artifact: signed, firmware: secure-boot, enrolled: keys/public}
+  secure-iso:       {kind: boot-test, artifact: signed-iso, firmware: secure-boot, enrolled: keys/public}
+  secure-uki:       {kind: boot-test, artifact: signed-uki, firmware: secure-boot, enrolled: keys/public}
+  secure-net:       {kind: boot-test, artifact: signed-net, firmware: secure-boot, enrolled: keys/public, memory: 2048}
+  refused-iso:      {kind: boot-test, artifact: iso, firmware: secure-boot, enrolled: keys/public, expect: refused}
+  refused-net:      {kind: boot-test, artifact: netboot, firmware: secure-boot, enrolled: keys/public, expect: refused}
   refused-wrong:    {kind: boot-test, artifact: wrong, firmware: secure-boot, enrolled: keys/public, expect: refused}
   refused-unsigned: {kind: boot-test, artifact: unsigned, firmware: secure-boot, enrolled: keys/public, expect: refused}
 
@@ -47,9 +60,14 @@ nodes:
                               {run: cat /sys/class/tpm/tpm0/tpm_version_major, expect: ^2$},
                               {run: systemctl is-system-running, expect: ^running$}]}
   disk-bios:      {kind: boot-test, artifact: disk, firmware: bios}
+  qcow2-uefi:     {kind: boot-test, artifact: qcow2}
+  vhd-uefi:       {kind: boot-test, artifact: vhd}
+  gce-uefi:       {kind: boot-test, artifact: gce}
   large-uefi:     {kind: boot-test, artifact: large}
   iso-cd-uefi:    {kind: boot-test, artifact: iso}
   iso-cd-bios:    {kind: boot-test, artifact: iso, firmware: bios}
+  modern-cd:      {kind: boot-test, artifact: modern}
+  modern-disk:    {kind: boot-test, artifact: modern, medium: disk}
   iso-disk-uefi:  {kind: boot-test, artifact: iso, medium: disk}
   iso-disk-bios:  {kind: boot-test, artifact: iso, medium: disk, firmware: bios}
   uki-uefi:       {kind: boot-test, artifact: uki}
@@ -58,9 +76,13 @@ nodes:
 """
 SAMPLE = ("disk-uefi", "disk-bios", "iso-disk-bios", "netboot-uefi")
 ALL = (
-    *SAMPLE, "large-uefi", "iso-cd-uefi", "iso-cd-bios", "iso-disk-uefi", "uki-uefi", "netboot-bios",
+    *SAMPLE, "qcow2-uefi", "vhd-uefi", "gce-uefi", "large-uefi", "iso-cd-uefi", "iso-cd-bios", "iso-disk-uefi",
+    "modern-cd", "modern-disk", "uki-uefi", "netboot-bios",
 )  # fmt: skip
-CHOSEN = ALL if os.environ.get("KBUILD_BOOTS") == "all" else SAMPLE
+EVERY = os.environ.get("KBUILD_BOOTS") == "all"
+CHOSEN = ALL if EVERY else SAMPLE
+SECURE = ("secure", "secure-iso", "secure-uki", "secure-net") if EVERY else ("secure",)
+REFUSED = ("refused-wrong", "refused-unsigned", *(("refused-iso", "refused-net") if EVERY else ()))
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +120,15 @@ def test_it_starts(workspace: Path, test: str) -> None:
     assert b"Linux version" in (workspace / test).read_bytes()
 
 
-def test_the_firmware_starts_what_is_signed(workspace: Path) -> None:
-    kbuild(workspace, "secure", "-o", f"secure.serial={workspace / 'secure'}")
-    console = (workspace / "secure").read_bytes()
+@pytest.mark.parametrize("test", SECURE)
+def test_the_firmware_starts_what_is_signed(workspace: Path, test: str) -> None:
+    kbuild(workspace, test, "-o", f"{test}.serial={workspace / test}")
+    console = (workspace / test).read_bytes()
     assert b"Secure boot enabled" in console
     assert b"Kernel is locked down from EFI Secure Boot" in console
 
 
-@pytest.mark.parametrize("test", ["refused-wrong", "refused-unsigned"])
+@pytest.mark.parametrize("test", REFUSED)
 def test_the_firmware_refuses_everything_else(workspace: Path, test: str) -> None:
     kbuild(workspace, test, "-o", f"{test}.serial={workspace / test}")
     console = (workspace / test).read_bytes()

@@ -101,7 +101,10 @@ ALSO = {
     "confext": EXTENSION,
     "boot-test": (
         "kairosbuild.artifacts.partitions",
-        *(f"kairosbuild.boot.{name}" for name in ("ext4", "fat", "gpt", "inside", "ovmf", "qemu", "sparse")),
+        *(
+            f"kairosbuild.boot.{name}"
+            for name in ("ext4", "fat", "gce", "gpt", "inside", "ovmf", "qemu", "sparse")
+        ),
         "kairosbuild.keys.enrolment",
         "boot/qemu.sh",
     ),

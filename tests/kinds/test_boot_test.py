@@ -14,7 +14,8 @@ from boot_task import BootTask
 from peers import peer
 
 from kairosbuild.artifacts.document import File, document
-from kairosbuild.boot import inside, qemu
+from kairosbuild.boot import gce, inside, qemu
+from kairosbuild.boot.sparse import Sparse
 from kairosbuild.core.canonical import loads
 from kairosbuild.core.errors import KbuildError
 from kairosbuild.graph.action import Action
@@ -44,12 +45,13 @@ def build(
     what: str = "disk",
     files: tuple[tuple[str, str], ...] = (("os.qcow2", "disk.qcow2"),),
     annotations: Mapping[str, str] | None = None,
+    content: bytes = b"a disk",
     **spec: Any,
 ) -> tuple[Outputs, BootTask]:
     def play(action: Action) -> Mapping[str, bytes]:
         return {"verdict": verdict.encode() + b"\n", "serial": console, "guest": guest, "screen": b"PNG"}
 
-    blob = store.cas.put_bytes(b"a disk")
+    blob = store.cas.put_bytes(content)
     made = document(what, [File(title, kind, blob) for title, kind in files], annotations)
     given = {"artifact": (Input("disk", what, {"artifact": store.cas.put_bytes(made)}),)}
     task = BootTask(store, BootTestSpec(artifact="disk", **spec), play, inputs=given)
@@ -140,6 +142,18 @@ def test_a_unified_image_starts_from_a_partition_of_its_own(store: Store, tmp_pa
         disk.seek(1 << 20)
         (tmp_path / "esp").write_bytes(disk.read(128 << 20))
     subprocess.run([peer("fsck.vfat", "dosfstools"), "-n", tmp_path / "esp"], check=True, capture_output=True)
+
+
+def test_googles_archive_is_unpacked_for_the_machine(store: Store, tmp_path: Path) -> None:
+    disk = Sparse(1 << 20)
+    disk.add(65536, b"what is on it")
+    with (tmp_path / "archive").open("wb") as out:
+        gce.write(disk, out.write, epoch=0)
+    given = (tmp_path / "archive").read_bytes()
+    _, task = build(store, "reached", CONSOLE, content=given, files=(("os.tar.gz", "disk.gce"),))
+    assert argument(task.actions[0], "if=none,id=disk,format=raw")
+    expected = bytes(65536) + b"what is on it"
+    assert task.path(task.actions[0].inputs["disk"]).read_bytes() == expected.ljust(1 << 20, b"\0")
 
 
 def answer(name: str, status: int, output: str) -> bytes:

@@ -14,7 +14,7 @@ from boot_task import BASE, KERNEL, VERSION, BootTask, Content, layer
 from peers import peer
 
 from kairosbuild.artifacts.partitions import PartitionSpec
-from kairosbuild.boot import uki
+from kairosbuild.boot import gce, uki
 from kairosbuild.boot.layerfs import ROOT, folders
 from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.errors import KbuildError
@@ -125,6 +125,8 @@ def test_googles_archive_holds_the_disk(store: Store, tmp_path: Path) -> None:
     assert (tmp_path / "disk.raw").stat().st_size == 1 << 30, "whole GiB are asked for"
     subprocess.run(["cmp", task.path(raw["disk"]), tmp_path / "disk.raw"], check=True)
     assert made["disk"].size < 3 << 20
+    again = gce.unpacked(task.path(made["disk"]), tmp_path / "again")
+    subprocess.run(["cmp", task.path(raw["disk"]), again], check=True)
     document = loads(task.path(made["artifact"]).read_bytes())
     assert document["files"][0]["title"] == "os.tar.gz"
 
