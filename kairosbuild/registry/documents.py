@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob, of_bytes
@@ -49,7 +49,7 @@ class Sources:
     def stream(self, blob: Blob) -> OpenStream:
         """Opens a stored blob, whenever that is asked for."""
 
-        def opened() -> BinaryIO:
+        def opened() -> io.BufferedIOBase:
             self.bring(blob)
             return self.cas.path(blob.digest).open("rb")
 

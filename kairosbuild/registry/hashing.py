@@ -18,7 +18,7 @@ class Hashing:
         self._last: Future[None] | None = None
         self.size = 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """More of it. Waits for the piece before, so that pieces keep their order and few are held."""
         self.size += len(data)
         if not self._aside:

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -246,7 +247,7 @@ def _spoken_of(tag: str) -> str:
     return f"sha256:{match[1]}" if match else ""
 
 
-def _copy(source: BinaryIO, out: BinaryIO, progress: Progress) -> Blob:
+def _copy(source: BinaryIO | BufferedIOBase, out: BinaryIO, progress: Progress) -> Blob:
     sha, size = hashlib.sha256(), 0
     while chunk := source.read(CHUNK):
         sha.update(chunk)

@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from kairosbuild.core.atomic import replacing
-from kairosbuild.core.digest import CHUNK, Blob, is_digest
+from kairosbuild.core.digest import Blob, is_digest
 from kairosbuild.core.errors import HostError
-from kairosbuild.registry.client import Access, Client, Response, read_all, read_chunks
+from kairosbuild.registry.client import Access, Client
 from kairosbuild.registry.hashing import Hashing
 from kairosbuild.registry.manifests import read_index
 from kairosbuild.registry.reference import Reference
@@ -28,6 +29,7 @@ from kairosbuild.registry.target import (
     Progress,
     silent,
 )
+from kairosbuild.registry.wire import PIECE, Reply
 
 _ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
 _MOST_TAG_PAGES = 1000
@@ -53,7 +55,7 @@ class RemoteTarget:
             url = self._client.url(self.reference, f"blobs/{blob.digest}")
             with self._client.request("HEAD", url, access=self._push, ok=(200, 404)) as reply:
                 length = reply.headers.get("Content-Length", str(blob.size))
-                return reply.status_code == 200 and length == str(blob.size)
+                return reply.status == 200 and length == str(blob.size)
 
         return bool(self._client.retry(ask))
 
@@ -88,13 +90,13 @@ class RemoteTarget:
         url = self._client.url(self.reference, f"blobs/{blob.digest}")
         headers = {"Range": f"bytes={got.moved}-"} if got.moved else {}
         with self._client.request("GET", url, access=self._pull, ok=(200, 206), headers=headers) as reply:
-            if reply.status_code == 206:
+            if reply.status == 206:
                 self._check_range(reply, blob, got.moved)
             else:
                 got.restart()
                 self._check_length(reply, blob.size, blob)
-            for chunk in read_chunks(reply, blob.size - got.moved + 1):
-                got.take(chunk)
+            for piece in reply.pieces(blob.size - got.moved + 1):
+                got.take(piece)
                 progress(got.moved)
 
     def read_range(self, blob: Blob, start: int, end: int) -> bytes:
@@ -104,10 +106,10 @@ class RemoteTarget:
             url = self._client.url(self.reference, f"blobs/{blob.digest}")
             headers = {"Range": f"bytes={start}-{end - 1}"}
             with self._client.request("GET", url, access=self._pull, ok=(200, 206), headers=headers) as reply:
-                if reply.status_code == 200:
+                if reply.status == 200:
                     raise HostError(f"{self.name}: the registry knows no ranges", reason="registry-no-ranges")
                 self._check_range(reply, blob, start)
-                data = read_all(reply, end - start)
+                data = reply.read_all(end - start)
                 if len(data) < end - start:
                     raise Fault(f"{reply.url}: the answer ends early", reason="registry-broken-off")
                 return data
@@ -124,12 +126,12 @@ class RemoteTarget:
         with self._client.request(
             "POST", url, access=access, ok=(201, 202), headers={"Content-Length": "0"}, body=lambda: b""
         ) as reply:
-            if reply.status_code == 201:
+            if reply.status == 201:
                 return ""
             location = reply.headers.get("Location", "")
             if not location:
                 raise self._lied("gives no place for an upload")
-            return self._client.follow(str(reply.url), location)
+            return self._client.follow(reply.url, location)
 
     # -- manifests ----------------------------------------------------------------------------
 
@@ -140,7 +142,7 @@ class RemoteTarget:
             with self._client.request(
                 "HEAD", self._manifest_url(version), access=self._pull, ok=(200, 404), headers=_ACCEPT
             ) as reply:
-                if reply.status_code == 404:
+                if reply.status == 404:
                     return None
                 return reply.headers.get("Docker-Content-Digest", "")
 
@@ -156,7 +158,7 @@ class RemoteTarget:
             with self._client.request(
                 "GET", self._manifest_url(version), access=self._pull, headers=_ACCEPT
             ) as reply:
-                data = read_all(reply, LARGEST_MANIFEST)
+                data = reply.read_all(LARGEST_MANIFEST)
                 found = Manifest(reply.headers.get("Content-Type", "").partition(";")[0], data)
                 expected = version if is_digest(version) else found.blob.digest
                 self._check(Blob(expected, len(data)), found.blob)
@@ -194,7 +196,7 @@ class RemoteTarget:
         def remove() -> None:
             where = self._manifest_url(digest)
             with self._client.request("DELETE", where, access=self._delete, ok=(200, 202, 404, 405)) as reply:
-                if reply.status_code == 405:
+                if reply.status == 405:
                     raise HostError(
                         f"{self.name}: the registry deletes nothing",
                         reason="registry-no-delete",
@@ -235,23 +237,23 @@ class RemoteTarget:
 
     def _referrers_page(self, url: str) -> tuple[tuple[Descriptor, ...] | None, str]:
         with self._client.request("GET", url, access=self._pull, ok=(200, 404)) as reply:
-            data = read_all(reply, LARGEST_MANIFEST)
-            if reply.status_code == 404:
+            data = reply.read_all(LARGEST_MANIFEST)
+            if reply.status == 404:
                 return None, ""
-            following = reply.links.get("next", {}).get("url")
+            following = reply.following
             page = read_index(Manifest(INDEX, data), f"{self.name}: the referrers")
             return page, self._client.follow(url, following) if following else ""
 
     def _tags_page(self, url: str) -> tuple[list[str], str]:
         with self._client.request("GET", url, access=self._pull, ok=(200, 404)) as reply:
-            data = read_all(reply, LARGEST_MANIFEST)
-            if reply.status_code == 404:
+            data = reply.read_all(LARGEST_MANIFEST)
+            if reply.status == 404:
                 return [], ""
             try:
                 names = [str(name) for name in json.loads(data).get("tags") or []]
             except (ValueError, AttributeError) as problem:
                 raise self._lied("lists its tags in no known shape") from problem
-            following = reply.links.get("next", {}).get("url")
+            following = reply.following
             return names, self._client.follow(url, following) if following else ""
 
     def _manifest_url(self, version: str) -> str:
@@ -264,17 +266,17 @@ class RemoteTarget:
             what = f"{found.size} bytes (of {expected.size}), {found.digest}"
             raise self._lied(f"sends something else for {expected.digest}: {what}")
 
-    def _check_length(self, reply: Response, expected: int, blob: Blob) -> None:
+    def _check_length(self, reply: Reply, expected: int, blob: Blob) -> None:
         length = reply.headers.get("Content-Length")
         if length is not None and length != str(expected):
             raise self._lied(f"announces {length} bytes for {blob.digest}, which has {expected}")
 
-    def _check_range(self, reply: Response, blob: Blob, start: int) -> None:
+    def _check_range(self, reply: Reply, blob: Blob, start: int) -> None:
         said = reply.headers.get("Content-Range", "")
         if not said.startswith(f"bytes {start}-"):
             raise self._lied(f"sends {said!r} of {blob.digest}, asked for what follows byte {start}")
 
-    def _check_echo(self, reply: Response, digest: str) -> None:
+    def _check_echo(self, reply: Reply, digest: str) -> None:
         echo = reply.headers.get("Docker-Content-Digest", digest)
         if echo != digest:
             raise self._lied(f"calls {echo} what is {digest}")
@@ -300,10 +302,10 @@ class _Received:
         """What it is."""
         return Blob(self._sha.digest(), self.moved)
 
-    def take(self, chunk: bytes) -> None:
-        """More of it."""
-        self._sha.update(chunk)
-        self._out.write(chunk)
+    def take(self, piece: memoryview) -> None:
+        """More of it. The piece before may be overwritten from here on, this one may not."""
+        self._sha.update(piece)
+        self._out.write(piece)
 
     def restart(self) -> None:
         """From the first byte."""
@@ -314,32 +316,31 @@ class _Received:
 
 
 class _Upload:
-    """A blob's bytes in chunks. The last one is held back until the whole is known to be the blob's."""
+    """A blob's bytes in pieces. The last one is held back until the whole is known to be the blob's."""
 
     def __init__(self, blob: Blob, open_stream: OpenStream, progress: Progress) -> None:
         self._blob = blob
         self._open = open_stream
         self._progress = progress
 
-    def __len__(self) -> int:
-        return self._blob.size
-
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[memoryview]:
         try:
-            yield from self._chunks()
+            yield from self._pieces()
         except OSError as problem:  # ours, not the network's: trying again will not help
             what = f"{self._blob.digest} cannot be read: {problem}"
             raise HostError(what, reason="blob-unreadable") from problem
 
-    def _chunks(self) -> Iterator[bytes]:
-        sha, held = Hashing(self._blob.size), b""
+    def _pieces(self) -> Iterator[memoryview]:
+        """Two buffers by turns: while one is sent, the other one is hashed."""
+        sha, held = Hashing(self._blob.size), memoryview(b"")
+        buffers = cycle([memoryview(bytearray(min(PIECE, self._blob.size + 1))) for _ in range(2)])
         with self._open() as stream:
-            while chunk := stream.read(CHUNK):
-                sha.update(chunk)
+            while got := stream.readinto(buffer := next(buffers)):
+                sha.update(buffer[:got])
                 if held:
                     yield held
-                    self._progress(sha.size - len(chunk))
-                held = chunk
+                    self._progress(sha.size - got)
+                held = buffer[:got]
         if Blob(sha.digest(), sha.size) != self._blob:
             what = f"the stored bytes are not {self._blob.digest} any more"
             raise HostError(what, reason="blob-corrupt", hint="`kbuild cache verify` removes what is damaged")

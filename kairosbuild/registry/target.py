@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from kairosbuild.core import digest
 from kairosbuild.core.digest import Blob
@@ -20,7 +21,7 @@ TITLE = "org.opencontainers.image.title"
 MANIFEST_TYPES = (MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
 LARGEST_MANIFEST = 4 << 20  # bytes; what registries must take (distribution-spec, Pushing Manifests)
 
-OpenStream = Callable[[], BinaryIO]
+OpenStream = Callable[[], BufferedIOBase]
 """Opens a blob's bytes from the start; called again for another attempt."""
 Progress = Callable[[int], None]
 """Told how many bytes of a blob have moved so far."""
