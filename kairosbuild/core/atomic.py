@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @contextmanager
 def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     """Write a file beside its final name and rename it there when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    name = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
+    handle = os.open(name, _NEW, 0o600)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
             os.fchmod(stream.fileno(), mode)
-        Path(name).replace(path)
+        name.replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
-            Path(name).unlink()
+            name.unlink()
         raise
 
 

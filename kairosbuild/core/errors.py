@@ -6,7 +6,6 @@ word; people read the message and the hint. Only the command line turns one into
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -79,6 +78,8 @@ def raise_problems(problems: Sequence[KbuildError]) -> None:
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint that names the closest known word, or lists them all when none is close."""
     names = sorted(known)
+    import difflib  # wanted by mistakes only
+
     close = difflib.get_close_matches(word, names, n=1)
     if close:
         return f"did you mean {close[0]!r}?"

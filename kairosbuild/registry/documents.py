@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob, of_bytes
 from kairosbuild.core.errors import HostError
 from kairosbuild.oci.configuration import configuration, rfc3339
 from kairosbuild.registry.target import EMPTY, MANIFEST, TITLE, Manifest, OpenStream
-from kairosbuild.store.cas import Cas
+
+if TYPE_CHECKING:
+    from kairosbuild.store.cas import Cas
 
 CREATED = "org.opencontainers.image.created"
 CONFIG = "application/vnd.oci.image.config.v1+json"

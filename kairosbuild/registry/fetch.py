@@ -10,8 +10,8 @@ from kairosbuild.core.atomic import write_bytes
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import HostError
 from kairosbuild.core.events import Events
-from kairosbuild.registry.target import Progress, Target, silent
-from kairosbuild.registry.transfers import JOBS, move
+from kairosbuild.registry.target import JOBS, Progress, Target, silent
+from kairosbuild.registry.transfers import move
 from kairosbuild.store.cas import Cas
 
 

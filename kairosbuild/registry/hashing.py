@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 _LARGE = 4 << 20  # bytes; hashing less than this aside costs more than it saves
 
@@ -39,4 +42,6 @@ class Hashing:
 
 @cache
 def _crew() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
     return ThreadPoolExecutor(4, thread_name_prefix="hash")

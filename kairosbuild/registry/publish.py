@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import HostError, InputError
-from kairosbuild.core.events import Events
-from kairosbuild.registry.delta import Lister, referrer_of
 from kairosbuild.registry.documents import (
     Item,
     Package,
@@ -25,10 +24,13 @@ from kairosbuild.registry.documents import (
 )
 from kairosbuild.registry.manifests import read_image, subject_of
 from kairosbuild.registry.reference import is_tag
-from kairosbuild.registry.referrers import Referrer, attach, tell
-from kairosbuild.registry.target import INDEX, Manifest, OpenStream, Progress, Target
-from kairosbuild.registry.transfers import JOBS, in_parallel, move
-from kairosbuild.store.cas import Cas
+from kairosbuild.registry.target import INDEX, JOBS, Manifest, OpenStream, Progress, Target
+
+if TYPE_CHECKING:
+    from kairosbuild.core.events import Events
+    from kairosbuild.registry.delta import Lister
+    from kairosbuild.registry.referrers import Referrer
+    from kairosbuild.store.cas import Cas
 
 SYSTEM = "application/vnd.kairosbuild.system.v1"
 NODE = "dev.kairosbuild.node"
@@ -47,7 +49,7 @@ class Published:
     referrers: tuple[str, ...] = ()  # digests of what was attached
 
 
-Attachments = Callable[[Target, Package], Sequence[Referrer]]
+Attachments = Callable[[Target, Package], Sequence["Referrer"]]
 """What is said about a package that is there by its digest now; whoever gives this may sign it meanwhile."""
 
 
@@ -92,13 +94,9 @@ def publish(
         _refuse_to_move([tag for tag in stale if there[tag]], fixed)
         fresh = [p for p in made if any(named.get(tag) is p for tag in stale)]
         sent = _send(target, fresh, cas=cas, events=events, origin=origin, jobs=jobs, dry=dry)
-        said: dict[str, tuple[str, ...]] = {}
-        if attachments and not dry:
-            said = {p.name: attach(target, p.manifest, attachments(target, p)) for p in made}
-        if lister and not dry:
-            for package in fresh:
-                if lists := referrer_of(package, lister):
-                    attach(target, package.manifest, [lists])
+        said = _attach(target, made, attachments) if attachments and not dry else {}
+        if lister and fresh and not dry:
+            _list_chunks(target, fresh, lister)
         if stale and not dry:
             for manifest in {wanted[tag].blob: wanted[tag] for tag in stale if tag not in named}.values():
                 target.put_manifest(manifest)
@@ -151,6 +149,11 @@ def _send(
 ) -> dict[Blob, int]:
     """Bring blobs, then manifests, of these packages; the bytes that each blob took."""
     absent = [p for p in packages if target.head_manifest(p.manifest.blob.digest) is None]
+    if not absent:
+        return {}
+    from kairosbuild.registry.referrers import tell
+    from kairosbuild.registry.transfers import in_parallel, move  # threads, where there is something to do
+
     sources: dict[Blob, OpenStream] = {blob: source for p in absent for blob, source in p.blobs.items()}
     there = in_parallel(target.has_blob, sources, jobs=jobs)
     lacking = [blob for blob, found in zip(sources, there, strict=True) if not found]
@@ -177,6 +180,24 @@ def _send(
         if not noted and (subject := subject_of(package.manifest)):
             tell(target, subject, [package.manifest])
     return sent
+
+
+def _attach(
+    target: Target, made: Sequence[Package], attachments: Attachments
+) -> Mapping[str, tuple[str, ...]]:
+    """Say of each package what is said of it; the digests of what says so."""
+    from kairosbuild.registry.referrers import attach
+
+    return {p.name: attach(target, p.manifest, attachments(target, p)) for p in made}
+
+
+def _list_chunks(target: Target, fresh: Sequence[Package], lister: Lister) -> None:
+    from kairosbuild.registry.delta import referrer_of
+    from kairosbuild.registry.referrers import attach
+
+    for package in fresh:
+        if lists := referrer_of(package, lister):
+            attach(target, package.manifest, [lists])
 
 
 def _indexes(

@@ -14,8 +14,8 @@ from kairosbuild.core.errors import HostError, InputError
 from kairosbuild.core.events import Events
 from kairosbuild.registry import delta
 from kairosbuild.registry.manifests import Image, resolve
-from kairosbuild.registry.target import TITLE, Descriptor, Progress, Target
-from kairosbuild.registry.transfers import JOBS, move
+from kairosbuild.registry.target import JOBS, TITLE, Descriptor, Progress, Target
+from kairosbuild.registry.transfers import move
 
 
 def pull(

@@ -6,7 +6,6 @@ stricter than that of the library beneath: a host must be named, so that nobody'
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, replace
 
@@ -16,6 +15,7 @@ from kairosbuild.core.errors import InputError
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(\d{1,5}))?")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_LOOP = re.compile(r"127(\.\d{1,3}){3}")
 _DOCKER_HUB = {"docker.io", "index.docker.io", "registry-1.docker.io"}
 
 
@@ -76,10 +76,14 @@ def is_loopback(host: str) -> bool:
     """Whether this host (with or without port) is this machine, by its text alone."""
     match = _HOST.fullmatch(host)
     name = match[1].strip("[]") if match else host
+    if ":" not in name:
+        return name == "localhost" or name.endswith(".localhost") or _LOOP.fullmatch(name) is not None
+    import ipaddress  # for the many ways to write ::1
+
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
+        return False
 
 
 def _is_host(text: str) -> bool:

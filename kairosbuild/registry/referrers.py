@@ -8,7 +8,6 @@ tag of its own besides, `sha256-HEX.WORD`, and readers look at both.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,6 +149,8 @@ def _merge(target: Target, digest: str, mine: Sequence[dict[str, Any]]) -> None:
         document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [rows[key] for key in sorted(rows)]}
         manifest = Manifest(INDEX, canonical.dumps(document))
         target.tag({tag: manifest})
+        import random
+
         time.sleep(0.05 * attempt * random.random())  # noqa: S311 (spreads writers)
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from kairosbuild.core.digest import Blob, is_digest
 from kairosbuild.core.errors import HostError, InputError
-from kairosbuild.registry.layout import LayoutTarget
 from kairosbuild.registry.target import Progress, Target, silent
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ class Registries:
         `oci:DIR[:TAG][@DIGEST]` (or `oci-layout:`) a layout on disk. Raises InputError `bad-reference`.
         """
         if prefix := _layout_prefix(text):
+            from kairosbuild.registry.layout import LayoutTarget
+
             folder, version = _split_layout(text, text.removeprefix(prefix))
             return LayoutTarget(folder), version
         from kairosbuild.registry.reference import parse  # HTTP is slow to import; a layout does without

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from kairosbuild.core.errors import HostError
@@ -75,6 +73,8 @@ def seconds_asked(retry_after: str | None) -> float | None:
         return None
     if retry_after.strip().isdigit():
         return float(retry_after)
+    from email.utils import parsedate_to_datetime
+
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
     except ValueError:
@@ -82,6 +82,8 @@ def seconds_asked(retry_after: str | None) -> float | None:
 
 
 def _pause(attempt: int, fault: Fault, limits: Limits) -> float:
+    import random
+
     backoff = min(limits.longest, limits.pause * 2.0 ** (attempt - 1))
     return (fault.after or 0.0) + backoff * random.uniform(0.5, 1.0)  # noqa: S311 (spreads load, hides nothing)
 

@@ -21,6 +21,8 @@ TITLE = "org.opencontainers.image.title"
 MANIFEST_TYPES = (MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
 LARGEST_MANIFEST = 4 << 20  # bytes; what registries must take (distribution-spec, Pushing Manifests)
 
+JOBS = 6  # transfers in flight
+
 OpenStream = Callable[[], BufferedIOBase]
 """Opens a blob's bytes from the start; called again for another attempt."""
 Progress = Callable[[int], None]

@@ -11,9 +11,8 @@ from typing import TypeVar
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import KbuildError
 from kairosbuild.core.events import Events
-from kairosbuild.registry.target import Progress
+from kairosbuild.registry.target import JOBS, Progress
 
-JOBS = 6  # transfers in flight
 T = TypeVar("T")
 Move = Callable[[Blob, Progress], int]
 
