@@ -1,12 +1,16 @@
 """System and configuration extensions: part of a tree that systemd puts over a running system's /usr or /etc.
 
 A disk image as <https://uapi-group.org/specifications/specs/discoverable_disk_image/> has it: an erofs with the
-layers' own files of those folders, and its dm-verity tree in a partition of its own. What else the layers have
-(a package database, for one) is left out: an extension cannot carry it.
+layers' own files of those folders, its dm-verity tree in a partition of its own and, where it is signed, its root
+hash with a signature in a third. What else the layers have (a package database, for one) is left out: an extension
+cannot carry it.
 """
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +18,7 @@ from dataclasses import dataclass
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import os_release
 from kairosbuild.artifacts.partitions import up
+from kairosbuild.artifacts.signing import signs_as
 from kairosbuild.artifacts.stack import Sealed, seal, stack_of_image
 from kairosbuild.boot import gpt
 from kairosbuild.boot.sparse import Part, Sparse
@@ -21,11 +26,17 @@ from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError
 from kairosbuild.graph.action import LayerRef
 from kairosbuild.graph.node import Outputs, Task
+from kairosbuild.keys import cms
+from kairosbuild.keys.certificate import Certificate
+from kairosbuild.keys.keys import Signer
 from kairosbuild.oci.entry import Entry, hidden_by, is_whiteout
 from kairosbuild.oci.index import Index
 from kairosbuild.oci.layer import Item, Slice, write_layer
 from kairosbuild.oci.merge import merge
-from kairosbuild.recipe.fields import ref, refs, text
+from kairosbuild.recipe.fields import record, ref, refs, source, text
+
+_MODULE = re.compile(r"(?:usr/)?lib/modules/([^/]+)/.*\.ko(?:\.xz|\.zst|\.gz)?")
+_UNIT = re.compile(r"(?:usr/lib|etc)/systemd/system/[^/]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,21 @@ CONFEXT = Extension("confext", ("etc",), "etc/extension-release.d/extension-rele
 
 
 @dataclass(frozen=True, slots=True)
+class VeritySignSpec:
+    """A signature of the root hash, inside the image."""
+
+    certificate: str = source(
+        "The certificate (PEM) that machines have in /etc/verity.d or /usr/lib/verity.d."
+    )
+    key: str = text(
+        "Its private key, when there is something to sign: a file, `env://NAME` or `pkcs11:…`. In no key of a "
+        "node, no log and no layer.",
+        "",
+        hint=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ExtensionSpec:
     """An extension of a running system."""
 
@@ -52,24 +78,33 @@ class ExtensionSpec:
     )
     image: str = ref("The image it extends: it fits this system and version only.", "", accepts=("image",))
     entry: str = text("Its name.", "extension", pattern="[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+    sign: VeritySignSpec | None = record(
+        "Sign it, for machines that take nothing else.", VeritySignSpec, None
+    )
 
 
 def build(task: Task, extension: Extension) -> Outputs:
     """The extension as an image with two partitions. Raises `extension-empty`, `extension-whiteout`."""
     spec: ExtensionSpec = task.spec
-    sealed = seal(task, _layer(task, extension), [], "zstd,3")
-    made = _disk(task, sealed)
+    signs = signs_as(task, spec.sign.certificate, spec.sign.key) if spec.sign else None
+    layer, kernels = _layer(task, extension)
+    sealed = seal(task, layer, [], "zstd,3")
+    made = _disk(task, sealed, signs)
     root_hash = sealed.verity.root_hash
     files = (
         File(f"{spec.entry}.raw", extension.what, made),
         File(f"{spec.entry}.roothash", "roothash", task.put_bytes(root_hash.encode() + b"\n")),
     )
-    described = document(extension.what, files, {"root-hash": root_hash})
+    about = {"root-hash": root_hash, **({"kernels": " ".join(kernels)} if kernels else {})}
+    described = document(extension.what, files, about)
     return {"file": made, "artifact": task.put_bytes(described)}
 
 
-def _layer(task: Task, extension: Extension) -> Blob:
-    """The layers' own files of the extension's folders as one layer, with what says which system it fits."""
+def _layer(task: Task, extension: Extension) -> tuple[Blob, list[str]]:
+    """The layers' own files of the extension's folders as one layer, with what says which system it fits.
+
+    Beside it the versions of the kernels that it has modules of.
+    """
     own = [LayerRef(one.outputs["layer"], one.outputs["index"]) for one in task.inputs["layers"]]
     stack = [(task.path(one.layer), Index.loads(task.path(one.index).read_bytes())) for one in own]
     _refuse_whiteouts(task, extension, [index for _, index in stack])
@@ -78,8 +113,10 @@ def _layer(task: Task, extension: Extension) -> Blob:
         rows = merge(stack, out, task.epoch)
     with whole.open("rb") as tar, path.open("xb") as out:
         items = list(_inside(task, extension, Index.loads(rows), tar.fileno()))
-        write_layer([*items, _release(task, extension)], out, task.epoch)
-    return task.put_file(path)
+        paths = [entry.path for entry, _ in items]
+        units = any(map(_UNIT.fullmatch, paths))
+        write_layer([*items, _release(task, extension, units=units)], out, task.epoch)
+    return task.put_file(path), sorted({found[1] for found in map(_MODULE.fullmatch, paths) if found})
 
 
 def _inside(task: Task, extension: Extension, index: Index, tar: int) -> Iterator[Item]:
@@ -115,14 +152,15 @@ def _refuse_whiteouts(task: Task, extension: Extension, indexes: Sequence[Index]
                 )
 
 
-def _release(task: Task, extension: Extension) -> Item:
-    """The file that says what it fits: the image's system and version, or any."""
+def _release(task: Task, extension: Extension, *, units: bool) -> Item:
+    """The file that says what it fits: the image's system and version, or any; units want systemd told of them."""
     lines = ["ID=_any"]
     if task.inputs.get("image"):
         stack = stack_of_image(task)
         release = _fields(os_release(task, stack).decode())
         lines = [f"{key}={release[key]}" for key in ("ID", "VERSION_ID", "SYSEXT_LEVEL") if key in release]
-    data = "".join(f"{line}\n" for line in [*lines, "ARCHITECTURE=x86-64"]).encode()
+    lines += ["ARCHITECTURE=x86-64", *(["EXTENSION_RELOAD_MANAGER=1"] if units else [])]
+    data = "".join(f"{line}\n" for line in lines).encode()
     return Entry(f"{extension.release}{task.spec.entry}", "file", 0o644, size=len(data)), data
 
 
@@ -132,20 +170,38 @@ def _fields(release: str) -> Mapping[str, str]:
     return {key: value for key, _, value in found}
 
 
-def _disk(task: Task, sealed: Sealed) -> Blob:
-    """Two partitions out of one boot form, named by halves of the root hash as discovery wants it."""
+def _disk(task: Task, sealed: Sealed, signs: tuple[Certificate, Signer] | None) -> Blob:
+    """Partitions out of one boot form, named by halves of the root hash as discovery wants it."""
     root, form = bytes.fromhex(sealed.verity.root_hash), task.path(sealed.blob)
     data = Part(form, 0, sealed.verity.hash_offset)
     tree = Part(form, sealed.verity.hash_offset, sealed.blob.size - sealed.verity.hash_offset)
     first, second = uuid.UUID(bytes=root[:16]), uuid.UUID(bytes=root[16:])
-    at = gpt.ALIGN + up(data.size)
-    partitions = (
-        gpt.Partition(gpt.ROOT_X86_64, first, "root", gpt.ALIGN, up(data.size)),
-        gpt.Partition(gpt.ROOT_VERITY_X86_64, second, "root-verity", at, up(tree.size)),
-    )
-    disk = Sparse(at + up(tree.size) + gpt.ALIGN)
+    pieces: list[tuple[uuid.UUID, uuid.UUID, str, bytes | Part, int]] = [
+        (gpt.ROOT_X86_64, first, "root", data, data.size),
+        (gpt.ROOT_VERITY_X86_64, second, "root-verity", tree, tree.size),
+    ]
+    if signs:
+        signature = _signature(sealed.verity.root_hash, *signs)
+        third = uuid.uuid5(first, "signature")
+        pieces.append((gpt.ROOT_VERITY_SIG_X86_64, third, "root-verity-sig", signature, len(signature)))
+    at, partitions = gpt.ALIGN, []
+    for kind, identity, name, _, size in pieces:
+        partitions.append(gpt.Partition(kind, identity, name, at, up(size)))
+        at += up(size)
+    disk = Sparse(at + gpt.ALIGN)
     disk.add_all(0, gpt.build(disk.size, uuid.uuid5(first, "disk"), partitions))
-    disk.add(partitions[0].start, data)
-    disk.add(partitions[1].start, tree)
+    for partition, (*_, content, _) in zip(partitions, pieces, strict=True):
+        disk.add(partition.start, content)
     disk.write_raw(task.scratch / "extension")
     return task.put_file(task.scratch / "extension")
+
+
+def _signature(root_hash: str, certificate: Certificate, signer: Signer) -> bytes:
+    """The document of a signature partition: the root hash, who signed it, PKCS#7 of its hex digits."""
+    said = {
+        "rootHash": root_hash,
+        "certificateFingerprint": certificate.fingerprint,
+        "signature": base64.b64encode(cms.detached(root_hash.encode(), certificate, signer)).decode(),
+    }
+    text = json.dumps(said).encode()
+    return text + bytes(-len(text) % 4096)

@@ -60,8 +60,7 @@ class Signing:
     def __init__(self, task: Task, spec: SignSpec) -> None:
         self.spec = spec
         self._task = task
-        self.certificate: Certificate = certificate(self._source("certificate"), spec.certificate)
-        self._signer = self._loaded()
+        self.certificate, self._signer = signs_as(task, spec.certificate, spec.key)
         self._pcr = self._pcr_signer() if spec.pcr_public else None
 
     def pe(self, image: bytes) -> bytes:
@@ -100,11 +99,8 @@ class Signing:
     def _source(self, name: str) -> bytes:
         return self._task.source_path(f"{ROLE}.{name}", "").read_bytes()
 
-    def _loaded(self) -> Signer:
-        return self.certificate.signer(self._reference(self.spec.key, "key"), self._task.name)
-
     def _pcr_signer(self) -> Signer:
-        found = signer(self._reference(self.spec.pcr_key, "pcr_key"))
+        found = signer(_reference(self._task, self.spec.certificate, self.spec.pcr_key, "pcr_key"))
         said = public_key(self._source("pcr_public"), self.spec.pcr_public).pem()
         if found.public.pem() != said:
             raise InputError(
@@ -112,25 +108,34 @@ class Signing:
             )
         return found
 
-    def _reference(self, said: str, field: str) -> str:
-        """Where the key is; a file's path is relative to the workspace, as the certificate's is."""
-        if not said:
-            raise InputError(
-                f"{self._task.name} is to be signed, and no key is named",
-                reason="key-missing",
-                hint=f"sign: {{{field}: …}}, or a cache that has the signed artifact",
-            )
-        if "://" in said or said.startswith(("pkcs11:", "/")):
-            return said
-        at = str(self._task.source_path(f"{ROLE}.certificate", ""))
-        root = at.removesuffix(self.spec.certificate)
-        return str(Path(root, said))
-
 
 def signing(task: Task) -> Signing | None:
     """What signs this artifact, if the recipe says so."""
     spec: SignSpec | None = task.spec.sign
     return Signing(task, spec) if spec else None
+
+
+def signs_as(task: Task, named: str, key: str) -> tuple[Certificate, Signer]:
+    """The certificate of the role `sign.certificate`, called so, and what signs for it.
+
+    Raises `key-missing`, `key-mismatch`.
+    """
+    found = certificate(task.source_path(f"{ROLE}.certificate", "").read_bytes(), named)
+    return found, found.signer(_reference(task, named, key, "key"), task.name)
+
+
+def _reference(task: Task, named: str, said: str, field: str) -> str:
+    """Where a key is; a file's path is relative to the workspace, as the certificate's is."""
+    if not said:
+        raise InputError(
+            f"{task.name} is to be signed, and no key is named",
+            reason="key-missing",
+            hint=f"sign: {{{field}: …}}, or a cache that has the signed artifact",
+        )
+    if "://" in said or said.startswith(("pkcs11:", "/")):
+        return said
+    at = str(task.source_path(f"{ROLE}.certificate", ""))
+    return str(Path(at.removesuffix(named), said))
 
 
 def policies(image: bytes, key: Signer) -> bytes:

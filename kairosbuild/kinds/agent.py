@@ -38,12 +38,14 @@ _FILES = {
     "usr/bin/kbuild-node": ("kbuild-node.sh", 0o755),
     f"{_UNITS}/kbuild-node.service": ("kbuild-node.service", 0o644),
     f"{_UNITS}/kbuild-node-config.service": ("kbuild-node-config.service", 0o644),
+    f"{_UNITS}/kbuild-node-extensions.service": ("kbuild-node-extensions.service", 0o644),
     "usr/lib/systemd/system.conf.d/50-kbuild.conf": ("watchdog.conf", 0o644),
     "etc/init.d/kbuild-node": ("kbuild-node.openrc", 0o755),
 }
 _LINKS = {
     f"{_UNITS}/sysinit.target.wants/kbuild-node.service": "../kbuild-node.service",
     f"{_UNITS}/sysinit.target.wants/kbuild-node-config.service": "../kbuild-node-config.service",
+    f"{_UNITS}/sysinit.target.wants/kbuild-node-extensions.service": "../kbuild-node-extensions.service",
     "etc/systemd/system/systemd-bless-boot.service": "/dev/null",  # the entry's tries are the agent's
     "etc/runlevels/boot/kbuild-node": "/etc/init.d/kbuild-node",
 }
@@ -102,7 +104,9 @@ class AgentSpec:
     keys: Mapping[str, str] = sourcemap(
         "Public keys (PEM): with any, only what one of them signed is installed.", {}
     )
-
+    extensions: Mapping[str, str] = sourcemap(
+        "Certificates (PEM) that sign extensions: with any, only what one of them signed is merged.", {}
+    )
     config: str = source("A cloud-config file that every machine starts with (docs/node.md).", "")
 
 
@@ -137,6 +141,9 @@ class Agent:
         for path, (name, mode) in _FILES.items():
             files[path] = mode, services[name]
         files[f"{HOME}/settings.json"] = 0o644, _settings(task)
+        for label in task.spec.extensions:  # where systemd looks for them
+            certificate = task.source_path(f"extensions.{label}", "").read_bytes()
+            files[f"usr/lib/verity.d/{label}.crt"] = 0o644, certificate
         if "config" in task.sources:
             files[f"{HOME}/config.yaml"] = 0o644, _config(task)
         tar = task.scratch / "agent.tar"

@@ -12,7 +12,7 @@ class Sysext:
     """See the module."""
 
     name: ClassVar[str] = "sysext"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Spec: ClassVar[type] = extension.ExtensionSpec
     produces: ClassVar[str] = "file"
 

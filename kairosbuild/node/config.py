@@ -20,6 +20,9 @@ STAGES = ("rootfs", "initramfs", "boot", "fs", "network", "reconcile")
 """The names of stages that Kairos users know; `rootfs` and `initramfs` run with `boot`."""
 
 _MODE = r"0?[0-7]{3,4}"
+_BUNDLE = (
+    r"(?:(?:docker|container)://)?[A-Za-z0-9.-]+(?::\d+)?/[a-z0-9._/-]+(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?"
+)
 _NAME = r"[a-z_][a-z0-9_-]{0,31}"
 
 
@@ -141,6 +144,21 @@ ROOT = Rule(
             "Steps by stage.",
             keys={name: Rule("list", "Steps.", of=_STEP) for name in STAGES},
         ),
+        "bundles": Rule(
+            "list",
+            "Extensions (nodes of kind sysext or confext) to have, fetched when the machine is up.",
+            of=Rule(
+                "map",
+                keys={
+                    "targets": Rule(
+                        "list",
+                        "References, as HOST/REPOSITORY:TAG; what `run://` and `package://` name is not understood.",
+                        of=_text("", _BUNDLE),
+                    )
+                },
+                needs=("targets",),
+            ),
+        ),
         "install": Rule(
             "map",
             "How the machine is installed.",
@@ -155,7 +173,6 @@ ROOT = Rule(
 )
 
 UNSUPPORTED = {
-    "bundles": "put it into the image: as a layer, it is part of what is upgraded and rolled back",
     "upgrade": "set `upgrade` on the recipe's agent node",
     "reset": "kbuild-node reset --keep PLACE",
     "k3s": "install it as a layer of the image, and enable it in a stage",

@@ -13,6 +13,8 @@ from kairosbuild.node.problem import Problem
 
 ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 LAYERS = "6b62756c-6400-4c61-9e0f-6c6179657273"
+ROOT = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
+ROOT_VERITY = "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5"
 SECTOR = 512
 _HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
 _ALIGN = 2048  # sectors

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kairosbuild.node import assess, machine, settings
+from kairosbuild.node import assess, extending, machine, settings
 from kairosbuild.node.entries import Entry
 from kairosbuild.node.machine import Machine
 from kairosbuild.node.problem import Problem
@@ -22,6 +22,10 @@ _INPUT = {
     "bad-place",
     "no-disk",
     "no-fallback",
+    "no-extension",
+    "not-an-extension",
+    "other-kernel",
+    "other-system",
     "failed-before",
     "not-bootable",
     "unknown-verb",
@@ -49,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _status_verb(verbs)
     _change_verbs(verbs)
     _service_verbs(verbs)
+    extending.add_verb(verbs)
     return parser
 
 
@@ -247,26 +252,22 @@ def _late() -> str:
         return ""
     done = machine.RUN / ("persistent" if os.path.ismount(machine.RUN / "persistent") else ".") / "configured"
     applier = Applier()
-    applier.late(sources.gather(), first=not done.exists())
+    found = sources.gather()
+    applier.late(found, first=not done.exists())
     for problem in applier.problems:
         _say(problem)
+    extending.bundles(found, _say)
     done.touch()
     return ""
 
 
 def _offered(reference: str, declared: settings.Settings, *, plain: bool) -> Any:
     """What a registry has under this reference, and the repository it is in."""
+    from kairosbuild.node import reach
     from kairosbuild.node.offer import find
-    from kairosbuild.node.reference import parse
-    from kairosbuild.node.registry import Repository
-    from kairosbuild.node.trust import verifier
 
-    named = parse(reference)
-    access = settings.access(declared)
-    if plain:
-        access = replace(access, insecure=access.insecure | {named.host})
-    repository = Repository(named, access)
-    return find(named, repository, machine.oci_platform(), verifier(declared.keys)), repository
+    named, repository, verify = reach.opened(reference, declared, plain=plain)
+    return find(named, repository, machine.oci_platform(), verify), repository
 
 
 def _start(asked: argparse.Namespace) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import struct
 import subprocess
 import tarfile
@@ -14,7 +16,9 @@ import pytest
 from boot_task import BASE, EMPTY, KERNEL, BootTask, Content, layer, node
 from peers import peer
 
+from kairosbuild.artifacts.extension import VeritySignSpec
 from kairosbuild.boot import uki
+from kairosbuild.cli.main import main
 from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import KbuildError
@@ -206,9 +210,13 @@ def test_an_erofs_says_its_root_hash(store: Store) -> None:
 TOOL: Content = {"usr/bin/tool": b"#!/bin/sh\n", "var/lib/db": b"state"}
 
 
-def extension(store: Store, kind: Any, *layers: Content, image: bool = False) -> tuple[Outputs, BootTask]:
-    spec = kind.Spec(layers=("t",), entry="tool")
-    task = BootTask(store, spec, play)
+def extension(
+    store: Store, kind: Any, *layers: Content, image: bool = False, keys: Path | None = None
+) -> tuple[Outputs, BootTask]:
+    signs = VeritySignSpec(certificate="db.crt", key=str(keys / "db.key")) if keys else None
+    spec = kind.Spec(layers=("t",), entry="tool", sign=signs)
+    sources = {"sign.certificate": keys / "public/db.crt"} if keys else {}
+    task = BootTask(store, spec, play, sources=sources)
     task.inputs = {"layers": tuple(node(store, f"l{n}", content) for n, content in enumerate(layers))}
     if image:
         ref = layer(store, BASE)
@@ -250,15 +258,47 @@ def test_an_extension_is_a_disk_with_a_verity_partition(store: Store, tmp_path: 
         for line in dump.splitlines()
         if "uuid=" in line
     ] == [*halves]
-    parts = []
-    for number in range(2):
-        with image.open("rb") as file:
-            file.seek(1024 + 128 * number + 32)
-            first, last = struct.unpack("<QQ", file.read(16))
-            file.seek(first * 512)
-            parts.append(tmp_path / str(number))
-            parts[-1].write_bytes(file.read((last - first + 1) * 512))
+    parts = [tmp_path / str(number) for number in range(2)]
+    for number, part in enumerate(parts):
+        part.write_bytes(partition(image, number))
     subprocess.run([peer("veritysetup", "cryptsetup-bin"), "verify", *parts, root_hash], check=True)
+
+
+def partition(image: Path, number: int) -> bytes:
+    with image.open("rb") as file:
+        file.seek(1024 + 128 * number + 32)
+        first, last = struct.unpack("<QQ", file.read(16))
+        file.seek(first * 512)
+        return file.read((last - first + 1) * 512)
+
+
+def test_a_signed_extension_has_its_root_hash_signed_as_systemd_verifies_it(
+    store: Store, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    assert main(["keys", "new", str(keys)]) == 0
+    outputs, task = extension(store, Sysext(), TOOL, keys=keys)
+    said = json.loads(partition(task.path(outputs["file"]), 2).rstrip(b"\0"))
+    root_hash = loads(task.path(outputs["artifact"]).read_bytes())["annotations"]["root-hash"]
+    assert said["rootHash"] == root_hash
+    (tmp_path / "signature").write_bytes(base64.b64decode(said["signature"], validate=True))
+    (tmp_path / "hash").write_text(root_hash)
+    signed = ["-inform", "DER", "-in", tmp_path / "signature", "-content", tmp_path / "hash", "-binary"]
+    known = ["-nointern", "-noverify", "-certfile", keys / "public/db.crt", "-out", tmp_path / "out"]
+    subprocess.run(["openssl", "smime", "-verify", *signed, *known], check=True, capture_output=True)
+    assert b"PRIVATE" not in task.path(outputs["file"]).read_bytes()
+
+
+def test_an_extension_names_its_kernels_and_has_its_units_noticed(store: Store) -> None:
+    content: Content = {
+        "usr/lib/modules/6.1/extra/a.ko.xz": b"",
+        "usr/lib/systemd/system/a.service": b"",
+        "usr/lib/modules/6.2/modules.dep": b"",
+    }
+    outputs, task = extension(store, Sysext(), content)
+    assert loads(task.path(outputs["artifact"]).read_bytes())["annotations"]["kernels"] == "6.1"
+    said = packed(task)["usr/lib/extension-release.d/extension-release.tool"]
+    assert said.endswith(b"EXTENSION_RELOAD_MANAGER=1\n")
 
 
 @pytest.mark.parametrize(
