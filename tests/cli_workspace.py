@@ -41,10 +41,12 @@ class Workspace:
     def edit(self, text: str) -> None:
         (self.folder / "site/etc/motd").write_text(text + "\n")
 
-    def start(self, *words: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+    def start(
+        self, *words: str, env: Mapping[str, str] | None = None, stderr: int = subprocess.PIPE
+    ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "kairosbuild", *words], cwd=self.folder, text=True, env={**os.environ, **(env or {})},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=stderr,
         )  # fmt: skip
 
     def kbuild(self, *words: str, code: int = 0, env: Mapping[str, str] | None = None) -> tuple[str, str]:

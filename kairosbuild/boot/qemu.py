@@ -35,7 +35,9 @@ its runlevels, and what starts it asks for a login only then."""
 FIRMWARES = ("uefi", "bios", "secure-boot")
 _OVMF = "/usr/share/OVMF"
 _CODE = {"uefi": f"{_OVMF}/OVMF_CODE_4M.fd", "secure-boot": f"{_OVMF}/OVMF_CODE_4M.secboot.fd"}
-_CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
+_CONTROL = re.compile(
+    rb"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*\x07?|[ -/]*[0-~])|[\x00-\x08\x0b-\x1f]"  # as in qemu.sh
+)
 _KERNEL = re.compile(r"Linux version (\S+)")
 _SAID = {
     "failed": "it said what a machine that starts well does not",

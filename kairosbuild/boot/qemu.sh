@@ -26,7 +26,10 @@ machine=$!
 trap 'kill -KILL $machine 2>/dev/null' EXIT
 exec 3<> /tmp/monitor.in 4<> /tmp/monitor.out
 
-plain() { tr -d '\r\033' < $serial | sed 's/\[[0-9;?]*[A-Za-z]//g'; }
+# Without what a terminal takes for commands: colours, cursor movements, titles.
+plain() {
+    LC_ALL=C sed -E 's#\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*\x07?|[ -/]*[0-~])##g' < $serial | tr -d '\000-\010\013-\037'
+}
 
 screenshot() {
     echo "screendump /out/screen -f png" >&3

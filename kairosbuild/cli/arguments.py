@@ -1,94 +1,30 @@
-"""Every verb and flag, as one table that drives the parser, the help and the completion scripts."""
+"""Every verb, as one table that drives the parser, the help and the completion scripts."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-from kairosbuild import __version__
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """One argument: its names, its help, and what argparse needs besides."""
-
-    names: tuple[str, ...]
-    help: str
-    more: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """One verb: what it does in a line, its arguments, and examples that can be pasted."""
-
-    name: str
-    help: str
-    flags: tuple[Flag, ...]
-    examples: tuple[str, ...]
-
-
-def flag(*names: str, help: str, **more: Any) -> Flag:
-    """A row of the table."""
-    return Flag(names, help, more)
-
-
-RECIPE = flag("recipe", help="the recipe file, e.g. recipes/debian.yaml")
-NODES = flag("nodes", help="only these nodes and what they need", nargs="*", metavar="NODE")
-NODE = flag("node", help="a node of the recipe", metavar="NODE")
-SET = flag("--set", help="give a declared variable another value", action="append", default=[], metavar="K=V")
-JSON = flag("--json", help="the result as one line of JSON on stdout", action="store_true")
-CACHE = flag("--cache-dir", help="the store's folder (default: cache/ of the workspace)", metavar="DIR")
-LOCKED = flag("--locked", help="a stale or missing lock file is an error", action="store_true")
-OFFLINE = flag("--offline", help="reach no network: lock and caches alone", action="store_true")
-MIRROR = flag("--mirror", help="where a named mirror is", action="append", default=[], metavar="NAME=URL")
-PROGRESS = flag(
-    "--progress",
-    help="how to show progress (default: auto)",
-    default="auto",
-    choices=("auto", "plain", "json", "none"),
+from kairosbuild.cli.flags import (
+    BUILDING,
+    CACHE,
+    DRY,
+    INPUT,
+    JOBS,
+    JSON,
+    KEY,
+    MIRROR,
+    NODE,
+    NODES,
+    PLAIN_HTTP,
+    PROGRESS,
+    RECIPE,
+    RECIPE_OR_REF,
+    REFERENCE,
+    SET,
+    SHARING,
+    SIGN,
+    Verb,
+    above_zero,
+    flag,
 )
-JOBS = flag("-j", "--jobs", help="how many nodes at once (default: one a CPU)", type=int, metavar="N")
-KEEP_GOING = flag("-k", "--keep-going", help="build what does not depend on a failure", action="store_true")
-EVENTS = flag("--events", help="write every event to FILE as JSON lines", metavar="FILE")
-TRACE = flag("--trace", help="write a Chrome trace (chrome://tracing, Perfetto) to FILE", metavar="FILE")
-PLAIN_HTTP = flag("--plain-http", help="talk HTTP to a registry that is not on loopback", action="store_true")
-
-REFERENCE = flag("reference", help="a registry reference, or oci:DIR:TAG for a layout on disk", metavar="REF")
-RECIPE_OR_REF = flag(
-    "recipe", help="a recipe file, a registry reference, or oci:DIR:TAG", metavar="RECIPE|REF"
-)
-KEY = flag(
-    "--key",
-    help="a key: a file (PEM, cosign's), env://NAME, or pkcs11:token=…;object=…",
-    required=True,
-    metavar="KEY",
-)
-
-DRY = flag("--dry-run", help="say what would be published, and send nothing", action="store_true")
-CACHE_FROM = flag(
-    "--cache-from",
-    help="look results up in this repository of a registry (may be repeated)",
-    action="append", default=[], metavar="REF",
-)  # fmt: skip
-CACHE_TO = flag("--cache-to", help="put results into this repository of a registry", metavar="REF")
-CACHE_SIGN = flag(
-    "--cache-sign", help="sign what is put there: a key file, env://NAME or pkcs11:…", metavar="KEY"
-)
-CACHE_TRUST = flag(
-    "--cache-trust",
-    help="use only shared results that this public key signed (may be repeated)",
-    action="append", default=[], metavar="KEY",
-)  # fmt: skip
-
-SIGN = flag("--sign", help="sign what is published with this key instead of the recipe's", metavar="KEY")
-
-SHARING = (CACHE_FROM, CACHE_TO, CACHE_SIGN, CACHE_TRUST, PLAIN_HTTP)
-INPUT = (RECIPE, SET, CACHE, LOCKED, OFFLINE, MIRROR, *SHARING)
-BUILDING = (JOBS, KEEP_GOING, PROGRESS, EVENTS, TRACE)
 
 VERBS = (
     Verb(
@@ -144,6 +80,7 @@ VERBS = (
                 default="dot",
                 choices=("dot", "mermaid", "svg"),
             ),
+            JSON,
         ),
         ("kbuild graph recipes/debian.yaml --format svg > debian.svg",),
     ),
@@ -311,7 +248,7 @@ VERBS = (
             flag("node", help="the disk (default: the recipe's only one)", nargs="?", metavar="NODE"),
             *INPUT[1:],
             *BUILDING,
-            flag("--memory", help="MiB of memory (default: 1024)", type=int, default=1024),
+            flag("--memory", help="MiB of memory (default: 1024)", type=above_zero, default=1024),
             flag(
                 "--accel",
                 help="tcg emulates and always works; kvm is quick (default: tcg)",
@@ -330,14 +267,18 @@ VERBS = (
     Verb(
         "log",
         "what a node printed when it was built, or when it failed",
-        (RECIPE, NODE, *INPUT[1:]),
+        (RECIPE, NODE, *INPUT[1:], JSON),
         ("kbuild log recipes/debian.yaml boots",),
     ),
     Verb(
         "check",
-        "validate a recipe and say every problem at once",
-        (RECIPE, SET, JSON),
-        ("kbuild check recipes/debian.yaml",),
+        "validate recipes and say every problem at once",
+        (
+            flag("recipes", help="recipe files (default: all of the workspace)", nargs="*", metavar="RECIPE"),
+            SET,
+            JSON,
+        ),
+        ("kbuild check recipes/debian.yaml", "kbuild check --json"),
     ),
     Verb(
         "show",
@@ -364,7 +305,7 @@ VERBS = (
     Verb(
         "init",
         "start a workspace: BUILD.yaml, a recipe and an overlay",
-        (flag("folder", help="where (default: here)", nargs="?", default="."),),
+        (flag("folder", help="where (default: here)", nargs="?", default=".", metavar="FOLDER"), JSON),
         ("kbuild init my-os",),
     ),
     Verb(
@@ -426,69 +367,3 @@ VERBS = (
         ('eval "$(kbuild completion bash)"',),
     ),
 )
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The parsed command line. argparse exits with 2 on bad usage, 0 after --help."""
-    named = next((word for word in argv if not word.startswith("-")), "")
-    made = parser(only=named)
-    if not argv:
-        made.print_help(sys.stderr)
-        raise SystemExit(2)
-    _refuse_unknown(named)
-    arguments, rest = made.parse_known_args(argv)
-    if hasattr(arguments, "nodes") and not any(word.startswith("-") for word in rest):
-        arguments.nodes = [*(arguments.nodes or ()), *rest]  # argparse takes none behind a flag
-    elif rest:
-        made.error("unrecognized arguments: " + " ".join(rest))
-    return arguments
-
-
-def _refuse_unknown(verb: str) -> None:
-    """Argparse would list every verb; the nearest is what was meant."""
-    from kairosbuild.core.errors import InputError, nearest
-
-    known = [one.name for one in VERBS]
-    if verb and verb not in known:
-        raise InputError(f"there is no verb {verb!r}", reason="bad-usage", hint=nearest(verb, known))
-
-
-def parser(only: str = "") -> argparse.ArgumentParser:
-    """The parser; with `only`, the flags of the other verbs are left out, which is quicker."""
-    top = argparse.ArgumentParser(
-        prog="kbuild",
-        formatter_class=_Help,
-        description="Build bootable operating systems from a recipe, rebuilding only what must be.",
-        epilog="start with:  kbuild run recipes/debian.yaml\nhelp on a verb:  kbuild run --help",
-    )
-    top.add_argument("--version", action="version", version=f"kbuild {__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    known = {verb.name for verb in VERBS}
-    for verb in VERBS:
-        if only in known and verb.name != only:
-            continue
-        examples = "examples:\n" + "\n".join(f"  {line}" for line in verb.examples)
-        sub = verbs.add_parser(
-            verb.name,
-            help=verb.help,
-            description=_sentence(verb.help),
-            epilog=examples,
-            formatter_class=_Help,
-        )
-        for one in verb.flags:
-            sub.add_argument(*one.names, help=one.help, **one.more)
-    return top
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Examples keep their lines; colour is ours to decide, not argparse's of a later Python."""
-
-    def __init__(self, prog: str, **more: Any) -> None:
-        if sys.version_info >= (3, 14):
-            more["color"] = False
-        width = min(100, int(os.environ.get("COLUMNS", "100")))
-        super().__init__(prog, **{**more, "max_help_position": 28, "width": width})
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."

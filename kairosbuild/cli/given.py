@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,13 +30,34 @@ def cache_dir(recipe: str | None) -> str:
     return found or str(workspace(recipe).cache.dir)
 
 
-def recipe(arguments: argparse.Namespace) -> Recipe:
-    """The recipe that was named, read and validated."""
+def recipe(file: str, variables: Iterable[str]) -> Recipe:
+    """A recipe under the variables of `--set`, read and validated."""
     from kairosbuild.kinds.table import TABLE
     from kairosbuild.recipe.load import load
 
-    place = workspace(arguments.recipe)
-    return load(Path(arguments.recipe), TABLE, workspace=place, set_vars=pairs(arguments.set, "--set"))
+    return load(Path(file), TABLE, workspace=workspace(file), set_vars=pairs(variables, "--set"))
+
+
+def only_recipe() -> str:
+    """The recipe that is meant when none is named. Raises `which-recipe`."""
+    found = recipes()
+    if len(found) > 1:
+        raise InputError(
+            f"which recipe? The workspace has {len(found)}",
+            reason="which-recipe", hint="name one: " + ", ".join(found),
+        )  # fmt: skip
+    return found[0]
+
+
+def recipes() -> list[str]:
+    """The workspace's recipes, as seen from here. Raises `no-recipe` for none."""
+    found = workspace().recipe_files()
+    if not found:
+        raise InputError(
+            "no recipe was named, and none is here", reason="no-recipe",
+            hint="kbuild init makes a workspace with one",
+        )  # fmt: skip
+    return [os.path.relpath(file) for file in found]
 
 
 def edges(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:

@@ -31,11 +31,14 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run one command line; returns the exit code and raises nothing but what a bug would."""
-    from kairosbuild.cli.arguments import parse
+    from kairosbuild.cli import given
+    from kairosbuild.cli.parsing import parse
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         arguments = parse(argv)
+        if getattr(arguments, "recipe", "") is None:
+            arguments.recipe = given.only_recipe()
         verb = import_module(f"kairosbuild.cli.verbs.{arguments.verb.replace('-', '_')}")
         return int(verb.main(arguments))
     except KbuildError as problem:
@@ -55,14 +58,14 @@ def main(argv: Sequence[str]) -> int:
 
 def report(problem: KbuildError, *, json: bool) -> None:
     """Tell a failure: for people on stderr, with --json for programs on stdout too."""
-    from kairosbuild.cli.style import style
+    from kairosbuild.cli.style import err
 
     problems = problem.problems if isinstance(problem, Problems) else (problem,)
     for one in problems:
         place = f"{one.origin}: " if one.origin else ""
-        print(f"{style.bold(place)}{style.red('error:')} {one.message}", file=sys.stderr)
+        print(f"{err.bold(place)}{err.red('error:')} {one.message}", file=sys.stderr)
         if one.hint:
-            print(f"  {style.cyan('hint:')} {one.hint}", file=sys.stderr)
+            print(f"  {err.cyan('hint:')} {one.hint}", file=sys.stderr)
     if json:
         from kairosbuild.core.canonical import dumps
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import err
 from kairosbuild.core.events import Event
 
 _FAILED = ("node-failed", "node-skipped")
@@ -92,9 +92,13 @@ class JsonLines:
 
 
 class Bars:
-    """One tqdm bar for the nodes, one for bytes in flight; lines of finished nodes scroll above."""
+    """One tqdm bar for the nodes, one for bytes in flight; lines of finished nodes scroll above.
+
+    The bar of the nodes is there while they run, and its clock ticks also when nothing else happens.
+    """
 
     _EVERY = 0.05  # seconds between redraws of the bytes bar
+    _TICK = 1.0  # seconds between redraws of the clock
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -103,6 +107,8 @@ class Bars:
         self._bytes: Any = None
         self._running: dict[str, float] = {}
         self._moving: dict[str, int] = {}
+        self._closed = threading.Event()
+        self._clock: threading.Thread | None = None
 
     def __call__(self, event: Event) -> None:
         """Move the bars."""
@@ -113,25 +119,41 @@ class Bars:
                 self._transfer(event)
             elif self._nodes is not None:
                 self._node(event)
+            if event.type == "run-finished":
+                self._end_nodes()
             if text := line(event, quiet=True):
                 self._write(text)
 
     def close(self) -> None:
         """Remove the bars."""
+        self._closed.set()
         with self._lock:
-            for bar in (self._bytes, self._nodes):
-                if bar is not None:
-                    bar.close()
-            self._nodes = self._bytes = None
+            self._end_nodes()
+            if self._bytes is not None:
+                self._bytes.close()
+                self._bytes = None
+
+    def _tick(self) -> None:
+        while not self._closed.wait(self._TICK):
+            with self._lock:
+                if self._nodes is not None:
+                    self._nodes.refresh()
+
+    def _end_nodes(self) -> None:
+        if self._nodes is not None:
+            self._nodes.close()
+            self._nodes = None
 
     def _open(self, total: int) -> None:
+        if not total:
+            return  # over before it begins: tqdm would take longer to load
         from tqdm import tqdm
 
-        if self._nodes is not None:
-            self._nodes.reset(total)
-            return
-        form = "{desc} {n_fmt}/{total_fmt} |{bar:24}| {elapsed} {postfix}"
+        form = "{desc} {n_fmt}/{total_fmt} |{bar:24}| {elapsed}{postfix}"
         self._nodes = tqdm(total=total, desc="nodes", file=self._stream, bar_format=form, leave=False)
+        if self._clock is None:
+            self._clock = threading.Thread(target=self._tick, daemon=True)
+            self._clock.start()
 
     def _node(self, event: Event) -> None:
         if event.type == "node-started":
@@ -176,15 +198,15 @@ def line(event: Event, *, quiet: bool = False) -> str:
     subject, data = event.subject, event.data
     match event.type:
         case "node-started" if not quiet:
-            return f"{style.yellow('run ')}  {subject}" + _reason(data)
+            return f"{err.yellow('run ')}  {subject}" + _reason(data)
         case "node-finished":
-            return f"{style.green('done')}  {subject}  {style.dim(_seconds(data))}"
+            return f"{err.green('done')}  {subject}  {err.dim(_seconds(data))}"
         case "node-failed":
-            return f"{style.red('FAIL')}  {subject}  {data.get('message', '')}"
+            return f"{err.red('FAIL')}  {subject}  {data.get('message', '')}"
         case "node-skipped":
-            return f"{style.dim('skip')}  {subject}  {style.dim('needs ' + str(data.get('needs', '?')))}"
+            return f"{err.dim('skip')}  {subject}  {err.dim('needs ' + str(data.get('needs', '?')))}"
         case "note":
-            return f"{style.cyan('note')}  {(subject + ': ') if subject else ''}{data.get('message', '')}"
+            return f"{err.cyan('note')}  {(subject + ': ') if subject else ''}{data.get('message', '')}"
     return ""
 
 
@@ -194,7 +216,7 @@ def as_json(event: Event) -> dict[str, Any]:
 
 
 def _reason(data: Any) -> str:
-    return style.dim(f"  {data['reason']}") if data.get("reason") else ""
+    return err.dim(f"  {data['reason']}") if data.get("reason") else ""
 
 
 def _seconds(data: Any) -> str:

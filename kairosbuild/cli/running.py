@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kairosbuild.cli import given
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import err
 from kairosbuild.core.events import Events
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def failures(parts: Parts, outcome: Outcome) -> int:
         report(problem, json=False)
         logs.keep(parts.store_root(), parts.arguments.recipe, name, problem)
     for name, needed in outcome.skipped.items():
-        print(f"{style.dim('skipped:')} {name} needs {needed}", file=sys.stderr)
+        print(f"{err.dim('skipped:')} {name} needs {needed}", file=sys.stderr)
     if outcome.interrupted:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -75,7 +75,7 @@ def summary(outcome: Outcome) -> str:
     """One line: how much was done, found, and left alone."""
     parts = [f"{outcome.built} built", f"{outcome.hits} from cache", f"{outcome.unchanged} unchanged"]
     if outcome.failed:
-        parts.append(style.red(f"{len(outcome.failed)} failed"))
+        parts.append(err.red(f"{len(outcome.failed)} failed"))
     if outcome.skipped:
         parts.append(f"{len(outcome.skipped)} skipped")
     return ", ".join(parts)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TextIO
 
 
 class Style:
@@ -43,14 +44,17 @@ class Style:
         return self._wrap("36", text)
 
 
-def wanted(stream: object = None) -> bool:
-    """Whether colour is wanted on this stream (stderr unless told)."""
+def wanted(stream: TextIO) -> bool:
+    """Whether colour is wanted on this stream."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
         return True
-    out = stream or sys.stderr
-    return bool(getattr(out, "isatty", bool)()) and os.environ.get("TERM") != "dumb"
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-style = Style(wanted())
+err = Style(wanted(sys.stderr))
+"""For reports."""
+
+out = Style(wanted(sys.stdout))
+"""For results."""

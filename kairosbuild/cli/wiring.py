@@ -90,7 +90,7 @@ class Parts:
 
     def recipe(self) -> Recipe:
         """The recipe, read and validated."""
-        return given.recipe(self.arguments)
+        return given.recipe(self.arguments.recipe, self.arguments.set)
 
     def store_root(self) -> str:
         """The store's folder without opening it; the workspace is read only when nothing says where."""

@@ -269,3 +269,15 @@ def test_a_bad_expression_is_told_in_the_recipe() -> None:
     assert check is not None
     assert "no regular expression" in check("(")
     assert check("login") == ""
+
+
+def test_a_console_is_read_without_what_moves_the_cursor(tmp_path: Path) -> None:
+    """By the driver while the machine runs and by us afterwards, alike; `[mem 0x0]` is no such thing."""
+    serial = b"\x1b[=3h\x1b[2J[mem 0x1]\x1b[!p\x1b]104\x07 x\x1bM[  \x1b[0;32mOK\x1b[0m  ] up\r\n\x1b(Blogin: \x1b[6"
+    (tmp_path / "serial").write_bytes(serial)
+    function = re.search(r"^plain\(\) \{.*?^\}", qemu.driver().decode(), re.M | re.S)
+    assert function is not None
+    shell = ["sh", "-c", f"serial=serial\n{function[0]}\nplain"]
+    said = subprocess.run(shell, cwd=tmp_path, capture_output=True, check=True).stdout
+    assert said == qemu.plain(serial).encode()
+    assert said.startswith(b"[mem 0x1] x[  OK  ] up\nlogin: ")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kairosbuild.cli import given, signing
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import out
 from kairosbuild.core.errors import InputError
 
 
@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         given.print_json({"reference": arguments.reference, "digest": manifest.blob.digest, "type": kind})
     else:
-        print(f"{style.green('attested')}  {kind}  {style.dim(manifest.blob.digest)}")
+        print(f"{out.green('attested')}  {kind}  {out.dim(manifest.blob.digest)}")
     return 0
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kairosbuild.cli import given
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import out
+from kairosbuild.core.errors import InputError
 
 if TYPE_CHECKING:
     from kairosbuild.store.store import Store
@@ -22,7 +23,10 @@ def main(arguments: argparse.Namespace) -> int:
     from kairosbuild.execute import userns
     from kairosbuild.store.store import Store
 
-    store = Store(Path(arguments.cache_dir or given.cache_dir(None)))
+    home = Path(arguments.cache_dir or given.cache_dir(None))
+    if not home.is_dir():
+        raise InputError(f"{home}: there is no store", reason="no-store", hint="the first build makes it")
+    store = Store(home)
     store.trees.remover = userns.remove  # trees of mapped owners
     found, code = {"stat": _stat, "gc": _gc, "verify": _verify}[arguments.question](store, arguments)
     if arguments.json:
@@ -47,7 +51,7 @@ def _gc(store: Store, arguments: argparse.Namespace) -> tuple[dict[str, Any], in
 def _verify(store: Store, _: argparse.Namespace) -> tuple[dict[str, Any], int]:
     verified = store.verify()
     if not verified.sound:
-        print(style.red("damaged blobs were set aside; what needs them is built or fetched anew"))
+        print(out.red("damaged blobs were set aside; what needs them is built or fetched anew"))
     return dataclasses.asdict(verified), 0 if verified.sound else 1
 
 

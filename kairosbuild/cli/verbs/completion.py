@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from kairosbuild.cli.arguments import VERBS, Verb
+from kairosbuild.cli.arguments import VERBS
+from kairosbuild.cli.flags import Verb
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kairosbuild.cli import given
 from kairosbuild.cli.running import running
-from kairosbuild.cli.style import Style, wanted
+from kairosbuild.cli.style import out
 
 if TYPE_CHECKING:
     from kairosbuild.proof.diff import Difference, Some
@@ -30,9 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         given.print_json({"a": arguments.a, "b": arguments.b, **found.json()})
     else:
-        import sys
-
-        print("\n".join(_told(found, Style(wanted(sys.stdout)))))
+        print("\n".join(_told(found)))
     return 0 if found.equal else 1
 
 
@@ -51,9 +49,9 @@ def _evr(text: str) -> tuple[str, str, str]:
     return (epoch if colon else "0", upstream, release)
 
 
-def _told(found: Difference, style: Style) -> Iterator[str]:
+def _told(found: Difference) -> Iterator[str]:
     if found.equal:
-        yield style.green("nothing differs")
+        yield out.green("nothing differs")
         return
     for title, some, most in (
         ("packages", found.packages, 0), ("kernel", found.kernels, 0), ("modules", found.modules, _MOST),
@@ -61,28 +59,26 @@ def _told(found: Difference, style: Style) -> Iterator[str]:
         ("artifacts", found.artifacts, 0),
     ):  # fmt: skip
         if some:
-            yield style.bold(title) + style.dim(f"  {_count(some)}")
-            yield from _lines(some, style, most)
+            yield out.bold(title) + out.dim(f"  {_count(some)}")
+            yield from _lines(some, most)
     before, after = found.size
     if before or after:
-        yield style.bold("size") + f"  {_bytes(before)} → {_bytes(after)} ({after - before:+} bytes)"
-    yield style.bold("to fetch") + f"  {_bytes(found.fetch)}"
+        yield out.bold("size") + f"  {_bytes(before)} → {_bytes(after)} ({after - before:+} bytes)"
+    yield out.bold("to fetch") + f"  {_bytes(found.fetch)}"
 
 
-def _lines(some: Some, style: Style, most: int) -> Iterator[str]:
+def _lines(some: Some, most: int) -> Iterator[str]:
     """What changed first: it is the least and says the most."""
     lines = []
     for one in some.changed:
-        mark = {"up": style.green("↑"), "down": style.yellow("↓")}.get(one.how, style.yellow("~"))
+        mark = {"up": out.green("↑"), "down": out.yellow("↓")}.get(one.how, out.yellow("~"))
         how = f"  {one.how}" if one.how not in ("up", "down", "") else ""
-        lines.append(f"  {mark} {one.name}  {style.dim(f'{_value(one.before)} → {_value(one.after)}{how}')}")
-    for mark, some_names in ((style.red("-"), some.removed), (style.green("+"), some.added)):
-        lines += [
-            f"  {mark} {name}  {style.dim(_value(value))}".rstrip() for name, value in some_names.items()
-        ]
+        lines.append(f"  {mark} {one.name}  {out.dim(f'{_value(one.before)} → {_value(one.after)}{how}')}")
+    for mark, some_names in ((out.red("-"), some.removed), (out.green("+"), some.added)):
+        lines += [f"  {mark} {name}  {out.dim(_value(value))}".rstrip() for name, value in some_names.items()]
     yield from lines[: most or None]
     if most and len(lines) > most:
-        yield style.dim(f"  and {len(lines) - most} more; --json names them")
+        yield out.dim(f"  and {len(lines) - most} more; --json names them")
 
 
 def _count(some: Some) -> str:

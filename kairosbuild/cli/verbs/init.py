@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kairosbuild.cli.style import style
+from kairosbuild.cli import given
+from kairosbuild.cli.style import out
 from kairosbuild.core.atomic import write_bytes
 
 _RECIPE = """\
@@ -13,7 +14,7 @@ version: 1
 name: my-os
 nodes:
   base:   {kind: base, debian: {suite: trixie}}
-  system: {kind: packages, on: base, install: [systemd, systemd-sysv, udev, dbus]}
+  system: {kind: packages, on: base, install: [systemd, systemd-sysv, udev, kmod, mount, dbus, iproute2]}
   kernel: {kind: kernel, on: base, package: linux-image-cloud-amd64}
   site:   {kind: overlay, source: overlays/site}
   os:     {kind: image, layers: [base, system, kernel, site]}
@@ -32,12 +33,15 @@ _FILES = {
 def main(arguments: argparse.Namespace) -> int:
     """Write what is not there yet and say what to do next."""
     folder = Path(arguments.folder)
-    for name, content in _FILES.items():
-        file = folder / name
-        if file.exists():
-            print(f"{style.dim('kept')}  {file}")
-        else:
-            write_bytes(file, content.encode())
-            print(f"{style.green('made')}  {file}")
-    print(f"next:  cd {folder} && kbuild run recipes/my-os.yaml")
+    kept = [name for name in _FILES if (folder / name).exists()]
+    made = [name for name in _FILES if name not in kept]
+    for name in made:
+        write_bytes(folder / name, _FILES[name].encode())
+    if arguments.json:
+        given.print_json({"folder": str(folder), "made": made, "kept": kept})
+        return 0
+    for name in _FILES:
+        print(f"{out.dim('kept') if name in kept else out.green('made')}  {folder / name}")
+    there = "" if folder == Path() else f"cd {folder} && "
+    print(f"next:  {there}kbuild run")
     return 0

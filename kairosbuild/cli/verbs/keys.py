@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 from kairosbuild.cli import given
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import out
 from kairosbuild.core.errors import InputError
 
 _SIGNED_BY = {"PK": "PK", "KEK": "PK", "db": "KEK"}
@@ -29,9 +29,9 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         given.print_json({"folder": str(folder), "certificates": made})
     else:
-        print(f"{style.green('made')}  {folder}: keep *.key secret, publish {folder / 'public'}")
+        print(f"{out.green('made')}  {folder}: keep *.key secret, publish {folder / 'public'}")
         for name, fingerprint in made.items():
-            print(f"  {name:4} {style.dim('sha256 ' + fingerprint)}")
+            print(f"  {name:4} {out.dim('sha256 ' + fingerprint)}")
     return 0
 
 

@@ -8,10 +8,10 @@ import dataclasses
 from kairosbuild.cli import given
 from kairosbuild.cli.lockdiff import Change, changes
 from kairosbuild.cli.running import running
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import out
 from kairosbuild.execute import engine
 
-_COLOURS = {"up": style.green, "added": style.green, "down": style.red, "removed": style.red}
+_COLOURS = {"up": out.green, "added": out.green, "down": out.red, "removed": out.red}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -29,11 +29,11 @@ def main(arguments: argparse.Namespace) -> int:
     if not found:
         print("the lock is current" if not done.resolved else "resolved anew, and nothing changed")
     elif arguments.diff:
-        print(style.dim("nothing was written; kbuild lock --update writes it"))
+        print(out.dim("nothing was written; kbuild lock --update writes it"))
     return 0
 
 
 def _line(change: Change) -> str:
     word, _, rest = change.line().partition(" ")
-    colour = _COLOURS.get(change.how, style.cyan)
+    colour = _COLOURS.get(change.how, out.cyan)
     return f"{change.node + ':':16} {colour(word)} {rest.strip()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from kairosbuild.cli import given
 from kairosbuild.execute.selection import only
@@ -12,12 +13,14 @@ def main(arguments: argparse.Namespace) -> int:
     """Print the answer, a name a line; an empty answer is an answer."""
     from kairosbuild.graph import query
 
-    edges = given.edges(given.recipe(arguments))
+    edges = given.edges(given.recipe(arguments.recipe, arguments.set))
     answer = query.ask(edges, arguments.question, [only(name, edges) for name in arguments.nodes])
     if arguments.json:
         given.print_json(answer)
-    elif arguments.question == "somepath":
+    elif answer and arguments.question == "somepath":
         print(" → ".join(answer))
+    elif answer:
+        print("\n".join(answer))
     else:
-        print("\n".join(answer), end="\n" if answer else "")
+        print("nothing", file=sys.stderr)
     return 0

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from kairosbuild.cli import given
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import out
 from kairosbuild.cli.wiring import registries
 from kairosbuild.core.errors import InputError
 
@@ -19,7 +19,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         given.print_json(found)
         return 0
-    state = style.yellow("would go") if arguments.dry_run else style.red("removed")
+    state = out.yellow("would go") if arguments.dry_run else out.red("removed")
     for tag in found.get("removed", ()):
         print(f"{state}  {tag}")
     print(found.get("summary", ""))

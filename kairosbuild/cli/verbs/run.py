@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kairosbuild.cli import given
 from kairosbuild.cli.running import failures, outcome_json, running, summary
 from kairosbuild.cli.sharing import share
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import err
 from kairosbuild.core.errors import HostError
 from kairosbuild.execute.engine import evaluate
 from kairosbuild.execute.selection import chosen
@@ -80,12 +80,12 @@ def _tell(outcome: Outcome, published: list[dict[str, Any]], seconds: float, *, 
 
     out = sys.stderr
     for row in published:
-        state = style.dim("as before") if row["skipped"] else style.green("published")
+        state = err.dim("as before") if row["skipped"] else err.green("published")
         if dry and not row["skipped"]:
-            state = style.yellow(f"would send {size(row['uploaded'])}")
-        print(f"{state}  {row['references'][0]}  {style.dim(row['digest'])}", file=out)
-    mark = style.green("done") if outcome.ok else style.red("failed")
-    print(f"{mark}  {outcome.name}: {summary(outcome)}  {style.dim(f'{seconds:.2f} s')}", file=out)
+            state = err.yellow(f"would send {size(row['uploaded'])}")
+        print(f"{state}  {row['references'][0]}  {err.dim(row['digest'])}", file=out)
+    mark = err.green("done") if outcome.ok else err.red("stopped" if outcome.interrupted else "failed")
+    print(f"{mark}  {outcome.name}: {summary(outcome)}  {err.dim(f'{seconds:.2f} s')}", file=out)
     if (
         outcome.ok
         and published
@@ -94,4 +94,4 @@ def _tell(outcome: Outcome, published: list[dict[str, Any]], seconds: float, *, 
         and published[0]["references"][0].startswith("oci:")
     ):
         image = published[0]["references"][0]
-        print(style.dim(f"try:   podman run --rm -it {image} sh"), file=out)
+        print(err.dim(f"try:   podman run --rm -it {image} sh"), file=out)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kairosbuild.cli import given
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import out
 from kairosbuild.core.errors import Origin
 from kairosbuild.execute.selection import chosen
 
@@ -66,7 +66,7 @@ def _line(indent: str, value: Value) -> str:
 
 
 def _noted(text: str, note: str) -> str:
-    return f"{text:{_WIDTH}} {style.dim(f'# {note}')}"
+    return f"{text:{_WIDTH}} {out.dim(f'# {note}')}"
 
 
 def _yaml(value: Any) -> str:

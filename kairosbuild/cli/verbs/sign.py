@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from kairosbuild.cli import given, signing
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import out
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -22,5 +22,5 @@ def main(arguments: argparse.Namespace) -> int:
             {"reference": arguments.reference, "digest": manifest.blob.digest, "key": signer.public.id}
         )
     else:
-        print(f"{style.green('signed')}  {arguments.reference}  {style.dim(manifest.blob.digest)}")
+        print(f"{out.green('signed')}  {arguments.reference}  {out.dim(manifest.blob.digest)}")
     return 0

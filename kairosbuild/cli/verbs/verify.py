@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kairosbuild.cli.running import failures, outcome_json, running
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import out
 from kairosbuild.core.errors import HostError, KbuildError
 from kairosbuild.execute.engine import evaluate
 from kairosbuild.graph.node import WITNESSES
@@ -54,9 +54,9 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         outcome_json(outcome, difference=difference)
     elif difference:
-        print(f"{style.red('differs')}  {difference['node']}: {difference['what']}")
+        print(f"{out.red('differs')}  {difference['node']}: {difference['what']}")
     else:
-        print(f"{style.green('equal')}  {outcome.total} nodes, built twice")
+        print(f"{out.green('equal')}  {outcome.total} nodes, built twice")
     return 1 if difference else 0
 
 

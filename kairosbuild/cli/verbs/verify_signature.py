@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 
 from kairosbuild.cli import given, signing
-from kairosbuild.cli.style import style
+from kairosbuild.cli.style import out
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
             }
         )
         return 0
-    print(f"{style.green('signed')}  {arguments.reference}  {style.dim(digest)}  by {key.id}")
+    print(f"{out.green('signed')}  {arguments.reference}  {out.dim(digest)}  by {key.id}")
     for kind in sorted({one.predicate_type for one in said}):
-        print(f"{style.green('attested')}  {kind}")
+        print(f"{out.green('attested')}  {kind}")
     return 0
