@@ -286,7 +286,7 @@ VERBS = (
         (RECIPE, NODES, SET, JSON),
         (
             "kbuild show recipes/debian.yaml",
-            "kbuild show recipes/debian.yaml base --set suite=sid",
+            "kbuild show recipes/debian.yaml base --set release=sid",
         ),
     ),
     Verb(

@@ -213,13 +213,17 @@ class Parts:
         """Downloads from mirrors and other addresses."""
         if self._downloader is None:
             from kairosbuild.sources import mirrors
-            from kairosbuild.sources.download import Downloader
+            from kairosbuild.sources.download import Downloader, timeout_of
 
             said = given.pairs(self.arguments.mirror, "--mirror")
             found = mirrors.find(said, environ=os.environ, settings=[self.workspace.mirrors])
             self._downloader = Downloader(
-                self.store.cas, found, events=self.events, cancelled=self.cancel
-            )  # fmt: skip
+                self.store.cas,
+                found,
+                timeout=timeout_of(os.environ),
+                events=self.events,
+                cancelled=self.cancel,
+            )
         return self._downloader
 
     @property

@@ -1,6 +1,6 @@
 """The engine as the command line calls it: one function a question, all lazy enough for a null build.
 
-    request = Request(recipe="recipes/debian.yaml", store="cache/v1", vars={"suite": "sid"}, nodes=("disk",))
+    request = Request(recipe="recipes/debian.yaml", store="cache/v1", vars={"release": "sid"}, nodes=("disk",))
     outcome = evaluate(request, wiring, events)     # build; outcome.outputs("disk"), outcome.failed, …
     planned = plan(request, wiring, events)         # hit, run or wait, for every node
     reasons = why(request, wiring, events, "disk")  # sentences

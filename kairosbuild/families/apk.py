@@ -93,9 +93,9 @@ class Apk:
         }
         return Locked(data, materials)
 
-    def install(self, task: Task, below: Sequence[LayerRef]) -> Action:
+    def install(self, task: Task, part: Locked, below: Sequence[LayerRef]) -> Action:
         """Let the stack's apk install them out of an index of just these files."""
-        data = task.locked.data
+        data = part.data
         files = {
             f"packages/{one['name']}-{one['version']}.apk": Blob(one["digest"], one["size"])
             for one in data["packages"]

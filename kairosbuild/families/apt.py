@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
@@ -45,18 +46,19 @@ class Apt:
         data = {
             "packages": [package.json() for package in plan.packages],
             "steps": [[step, list(names)] for step, names in plan.steps],
+            "parts": _parts(request, plan, archive, known),
             "removed": sorted(plan.removed),
             "repositories": [suite.json() for suite in suites],
         }
         return Locked(data, _materials(plan.packages))
 
-    def install(self, task: Task, below: Sequence[LayerRef]) -> Action:
+    def install(self, task: Task, part: Locked, below: Sequence[LayerRef]) -> Action:
         """Let the stack's dpkg take apt's steps."""
         from kairosbuild.sources import dpkg
 
-        data = task.locked.data
-        script = dpkg.install_script(data["steps"], data["removed"])
+        data = part.data
         names = [package["name"] for package in data["packages"]]
+        script = dpkg.install_script(_steps(data["steps"], frozenset(names)), data["removed"])
         blobs = [Blob(package["digest"], package["size"]) for package in data["packages"]]
         return _step(task, script, names, blobs, [one.layer for one in below])
 
@@ -204,6 +206,33 @@ def _resolve(request: apt.Request, archive: Archive, locker: Locker) -> apt.Plan
     )
     left = {name: locker.path(blob).read_bytes() for name, blob in locker.execute(action).outputs.items()}
     return apt.read_plan(left[apt.PLAN], left[apt.COMPLAINT], request, archive)
+
+
+def _parts(request: Request, plan: apt.Plan, archive: Archive, status: bytes) -> list[list[str]]:
+    """The plan in parts. What replaces a package of the stack below is in the first."""
+    from kairosbuild.families.parts import cut
+    from kairosbuild.sources.stanza import alternatives
+
+    needed: dict[str, list[str]] = {}
+    followed = ("Pre-Depends", "Depends", *(("Recommends",) if request.weak else ()))
+    for package in plan.packages:
+        found = archive.index.at(package.uri, package.digest) or {}
+        for virtual in chain(*alternatives(found.get("Provides", ""))):
+            needed.setdefault(virtual, []).append(package.name)
+        relations = (alternatives(found.get(field, "")) for field in followed)
+        needed.setdefault(package.name, []).extend(chain(*chain(*relations)))
+    there = {name.decode() for name in re.findall(rb"(?m)^Package: (.*)$", status)}
+    names = [package.name for package in plan.packages]
+    asked = [re.split("[=/:]", word)[0] for word in request.install]
+    return cut(
+        asked, set(names), lambda name: needed.get(name, ()), [name for name in names if name in there]
+    )
+
+
+def _steps(steps: Sequence[tuple[str, Sequence[str]]], names: frozenset[str]) -> list[tuple[str, list[str]]]:
+    """Of apt's steps those of these packages. What they need was there before, or has its steps here."""
+    kept = ((step, [name for name in some if name in names]) for step, some in steps)
+    return [(step, some) for step, some in kept if some]
 
 
 def _materials(packages: Sequence[Package]) -> tuple[Material, ...]:

@@ -85,9 +85,9 @@ class Dnf:
         }
         return Locked(data, _materials(packages))
 
-    def install(self, task: Task, below: Sequence[LayerRef]) -> Action:
+    def install(self, task: Task, part: Locked, below: Sequence[LayerRef]) -> Action:
         """Give the stack's dnf the files, and tell it which of them were asked for."""
-        data = task.locked.data
+        data = part.data
         names = [package["name"] for package in data["packages"]]
         arguments = {
             "removed": data["removed"],

@@ -106,14 +106,15 @@ class Family(Protocol):
 
     def lock(self, request: Request, below: Below, locker: Locker) -> Locked:
         """Resolve to exact files. `data` has `packages` (name, version, arch, digest, size) in the materials'
-        order, `removed` (names) and `repositories`, and whatever else `install` needs.
+        order, `removed` (names) and `repositories`, and whatever else `install` needs. A large set is cut into `parts`.
 
         Raises InputError: `package-name`, `package-unknown`, `package-conflict`, `package-removal`; HostError:
         `bad-signature`, and those of a fetch.
         """
 
-    def install(self, task: Task, below: Sequence[LayerRef]) -> Action:
-        """The layer step that installs what was locked, reproducibly: what differs between runs is in `drop`."""
+    def install(self, task: Task, part: Locked, below: Sequence[LayerRef]) -> Action:
+        """The layer step that installs what was locked, or a part of it (see `families/parts.py`), reproducibly:
+        what differs between runs is in `drop`."""
 
     def lock_kernel(self, request: KernelRequest, below: Below, locker: Locker) -> Locked:
         """The package of a real kernel, and those its modules are in. `data` has `packages` as above and

@@ -111,10 +111,10 @@ class Pacman:
         }
         return Locked(data, _verified(chosen, below, locker))
 
-    def install(self, task: Task, below: Sequence[LayerRef]) -> Action:
+    def install(self, task: Task, part: Locked, below: Sequence[LayerRef]) -> Action:
         """Let the stack's pacman install these files."""
-        data = task.locked.data
-        names = [material.uri.rpartition("/")[2] for material in task.locked.materials]
+        data = part.data
+        names = [material.uri.rpartition("/")[2] for material in part.materials]
         files = {
             f"packages/{name}": Blob(one["digest"], one["size"])
             for name, one in zip(names, data["packages"], strict=True)

@@ -117,12 +117,12 @@ class Zypper:
         }
         return Locked(data, _materials(packages))
 
-    def install(self, task: Task, below: Sequence[LayerRef]) -> Action:
+    def install(self, task: Task, part: Locked, below: Sequence[LayerRef]) -> Action:
         """Let the stack's zypper install out of a folder of just these files."""
-        data = task.locked.data
+        data = part.data
         files = {
             f"rpms/{material.uri.rpartition('/')[2]}": Blob(material.digest, material.size)
-            for material in task.locked.materials
+            for material in part.materials
         }
         files["wanted"] = task.put_bytes("".join(f"{word}\n" for word in data["wanted"]).encode())
         return Action(

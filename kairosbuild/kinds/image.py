@@ -53,7 +53,9 @@ cd "/out/lib/modules/$version"
 for name; do [ -e "$name" ] || : > "$name"; done
 """
 _WHOLE = ("base", "dockerfile")
-"""Kinds that yield several layers, and whose stack is theirs down to what other nodes brought before."""
+"""Kinds whose stack is theirs down to what other nodes brought before."""
+_SEVERAL = (*_WHOLE, "packages")
+"""Kinds that yield several layers, all of which are in an image that lists them."""
 
 _ENFORCING = ("module.sig_enforce", "module.sig_enforce=1", "lockdown=integrity", "lockdown=confidentiality")
 _STAMP = (
@@ -245,7 +247,7 @@ def _stacked(task: Task) -> list[_Layer]:
     for one in task.inputs["layers"]:
         stack = load(task.path(one.outputs["stack"]).read_bytes())
         below = stack[:-1]
-        if one.kind in _WHOLE:
+        if one.kind in _SEVERAL:
             there = {layer.ref for layer in found}
             found += [_Layer(one.name, ref, _surveyed(task, ref)) for ref in below if ref not in there]
         if not _within(below, [layer.ref for layer in found]):

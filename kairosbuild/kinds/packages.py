@@ -1,6 +1,7 @@
 """Kind `packages`: packages of the distribution installed onto what is below; the difference is the layer.
 
-Which distribution that is, the base says; how its packages are resolved and installed is in `families`.
+Which distribution that is, the base says; how its packages are resolved and installed is in `families`. A large set
+comes to several layers (see `families/parts.py`), and what an edit of it leaves alone is not installed again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import ClassVar
 from kairosbuild.core.errors import InputError
 from kairosbuild.families.below import below, family_of, json
 from kairosbuild.families.family import Request
+from kairosbuild.families.parts import parts_of
 from kairosbuild.families.table import TABLE
+from kairosbuild.graph.action import Action, LayerRef
 from kairosbuild.graph.node import Locked, Locker, Outputs, Task
 from kairosbuild.graph.stack import stack_of, stored_outputs
 from kairosbuild.recipe.fields import flag, ref, text, texts
@@ -37,7 +40,7 @@ class Packages:
     """See the module."""
 
     name: ClassVar[str] = "packages"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Spec: ClassVar[type] = PackagesSpec
     produces: ClassVar[str] = "layer"
 
@@ -62,6 +65,35 @@ class Packages:
         """Let the family install them, and keep what changed."""
         stack = stack_of(task, task.inputs["on"])
         family = TABLE[task.locked.data["system"]["family"]]
-        done = task.execute(family.install(task, stack))
-        assert done.layer is not None
-        return stored_outputs(task, done.layer, stack)
+        parts = parts_of(task.locked)
+        for part in parts:
+            step = family.install(task, part, stack)
+            stack = (*stack, _kept(task, step) if len(parts) > 1 else _done(task, step))
+        return stored_outputs(task, stack[-1], stack[:-1])
+
+
+def _done(task: Task, step: Action) -> LayerRef:
+    layer = task.execute(step).layer
+    assert layer is not None
+    return layer
+
+
+def _kept(task: Task, step: Action) -> LayerRef:
+    """The layer of a step, made once for all that decides what it is."""
+
+    def make() -> Outputs:
+        layer = _done(task, step)
+        return {"layer": layer.layer, "index": layer.index}
+
+    preimage = {
+        "command": step.command,
+        "root": [one.digest for one in step.root],
+        "inputs": {path: blob.digest for path, blob in step.inputs.items()},
+        "env": step.env,
+        "cwd": step.cwd,
+        "drop": step.drop,
+        "platform": step.platform,
+        "epoch": task.epoch,
+    }
+    made = task.derive("packages-part", 1, preimage, make)
+    return LayerRef(made["layer"], made["index"])

@@ -18,7 +18,7 @@ from kairosbuild.recipe.fields import choice, flag, integer, record, records, si
 from kairosbuild.recipe.instances import from_json
 from kairosbuild.recipe.places import FILE
 
-MIRROR = r"(?:https?|file)://[^\s]+"
+MIRROR = r"(?:https?|file)://[^\s]+(?: +(?:https?|file)://[^\s]+)*"
 SUITE = "trixie"
 
 
@@ -120,7 +120,7 @@ class BuildFile:
     recipes: tuple[str, ...] = texts("Recipes of the workspace: paths or globs.", ("recipes/*.yaml",))
     defaults: Defaults = record("Defaults of the command line.", Defaults, Defaults())
     mirrors: Mapping[str, str] = textmap(
-        "Mirrors by name, as `debian: http://…`.",
+        "Mirrors by name, as `debian: http://…`; several, asked in order, with spaces between.",
         {},
         pattern=MIRROR,
         example="http://mirror.example.org/debian",
@@ -155,7 +155,9 @@ class UserFile:
     """The settings file of one person, $XDG_CONFIG_HOME/kairosbuild/config.yaml."""
 
     version: int = integer("Version of this file's language; this is 1.", 1, least=1, most=1)
-    mirrors: Mapping[str, str] = textmap("Mirrors by name.", {}, pattern=MIRROR)
+    mirrors: Mapping[str, str] = textmap(
+        "Mirrors by name; several, asked in order, with spaces between.", {}, pattern=MIRROR
+    )
     cache: UserCache = record("The store, and caches shared with others.", UserCache, UserCache())
 
 

@@ -11,13 +11,15 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAM = Path("/usr/lib/apt/apt-helper")
 _BATCH = 200  # files for one process, far below the longest argument list
+STALLED = "hardly a byte"
+"""The complaint about what had not come when it was given up."""
 _FAILED = re.compile(r"^(?:E|Error): Failed to fetch (\S+)  (.*)$", re.MULTILINE)
 
 
@@ -45,14 +47,35 @@ def find() -> Path | None:
 
 
 def run(
-    program: Path, jobs: Sequence[Job], timeout: float, retries: int, cancelled: threading.Event
+    program: Path,
+    jobs: Sequence[Job],
+    timeout: float,
+    retries: int,
+    cancelled: threading.Event,
+    stalls: Callable[[int], bool] = lambda size: False,
 ) -> dict[str, str]:
-    """Get the files that can be got; what was complained of the others, by address."""
+    """Get the files that can be got; what was complained of the others, by address.
+
+    `stalls` is told how many bytes there are, and says whether to give up: the program itself waits for ever
+    for who sends a byte now and then.
+    """
+    there = 0
     complaints: dict[str, str] = {}
     for start in range(0, len(jobs), _BATCH):
         batch = jobs[start : start + _BATCH]
-        text = _output(_command(program, batch, timeout, retries), cancelled)
-        complaints |= {address: why.strip() for address, why in _FAILED.findall(text)}
+        before = there
+
+        def give_up(batch: Sequence[Job] = batch, before: int = before) -> bool:
+            return cancelled.is_set() or stalls(before + sum(map(_size, batch)))
+
+        text = _output(_command(program, batch, timeout, retries), give_up)
+        if text is None:
+            complaints |= {
+                job.address: STALLED for job in batch if job.size is None or _size(job) != job.size
+            }
+        else:
+            complaints |= {address: why.strip() for address, why in _FAILED.findall(text)}
+        there += sum(map(_size, batch))
         for job in batch:
             with suppress(FileNotFoundError):
                 job.into.with_name(job.into.name + ".FAILED").unlink()
@@ -73,7 +96,14 @@ def _command(program: Path, batch: Sequence[Job], timeout: float, retries: int) 
     return [*command, "download-file", *(word for job in batch for word in job.arguments())]
 
 
-def _output(command: list[str], cancelled: threading.Event) -> str:
+def _size(job: Job) -> int:
+    with suppress(FileNotFoundError):
+        return job.into.stat().st_size
+    return 0
+
+
+def _output(command: list[str], give_up: Callable[[], bool]) -> str | None:
+    """What it complained of; None when it was given up."""
     with subprocess.Popen(
         command,
         env=os.environ | {"LC_ALL": "C"},
@@ -88,8 +118,9 @@ def _output(command: list[str], cancelled: threading.Event) -> str:
             try:
                 return process.communicate(timeout=0.2)[1]
             except subprocess.TimeoutExpired:
-                if cancelled.is_set():
+                if give_up():
                     _end(process)
+                    return None
             except BaseException:
                 _end(process)
                 raise

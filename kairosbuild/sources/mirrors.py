@@ -2,8 +2,8 @@
 
 A uri such as `debian:pool/main/…` names a file relative to a mirror. Which host serves it is asked of,
 in this order, the command line, `KBUILD_MIRROR_NAME` of the environment, the settings (the user's, then
-`BUILD.yaml`), the machine's own package sources, and the public default. Nothing of the answer reaches a
-key or a lock.
+`BUILD.yaml`), the machine's own package sources, and the public default. Each may name several, which are
+asked one after the other. Nothing of the answer reaches a key or a lock.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ DEFAULTS = {
 `arch:core/os/x86_64/…`
 """
 _APT = ("debian", "ubuntu")
+_ADDRESS = ("http://", "https://", "file:")
 _SCHEME = re.compile(r"([a-z][a-z0-9-]*):")
 
 
 @dataclass(frozen=True, slots=True)
 class Mirrors:
-    """The address of each named mirror, without a slash at its end."""
+    """The address of each named mirror, without a slash at its end; several with a space between, in their order."""
 
     places: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULTS))
 
@@ -59,17 +60,22 @@ class Mirrors:
         return self.serves(uri) and uri.startswith(_APT)
 
     def locate(self, uri: str) -> str:
-        """The address to ask for a uri; one that is relative to no mirror is its own."""
+        """The first address to ask for a uri; one that is relative to no mirror is its own."""
+        return self.located(uri)[0]
+
+    def located(self, uri: str) -> tuple[str, ...]:
+        """All of them, in the order to ask. Raises InputError (`mirror-missing`)."""
         name, _, path = uri.partition(":")
         if not self.serves(uri):
-            return uri
+            return (uri,)
         if not self.places[name]:
             raise InputError(
                 f"nothing says where the mirror {name} is",
                 reason="mirror-missing",
-                hint=f"--mirror {name}=URL, or mirrors: in BUILD.yaml",
+                hint=f"--mirror {name}=URL, KBUILD_MIRROR_{name.upper().replace('-', '_')}=URL, or "
+                f"`mirrors: {{{name}: URL}}` in BUILD.yaml or ~/.config/kairosbuild/config.yaml",
             )
-        return f"{self.places[name]}/{path}"
+        return tuple(f"{place}/{path}" for place in self.places[name].split())
 
 
 def find(
@@ -87,7 +93,9 @@ def find(
     for more in reversed([given or {}, _of_environ(environ or {}), *settings]):
         for name, place in more.items():
             places[name] = _checked(name, place)
-    return Mirrors({name: place.rstrip("/") for name, place in places.items()})
+    return Mirrors(
+        {name: " ".join(one.rstrip("/") for one in place.split()) for name, place in places.items()}
+    )
 
 
 def _of_environ(environ: Mapping[str, str]) -> dict[str, str]:
@@ -104,7 +112,7 @@ def _checked(name: str, place: str) -> str:
         raise InputError(
             f"there is no mirror {name!r} to set", reason="mirror-unknown", hint=nearest(name, DEFAULTS)
         )
-    if not place.startswith(("http://", "https://", "file:")):
+    if not place.split() or not all(one.startswith(_ADDRESS) for one in place.split()):
         raise InputError(
             f"the mirror {name} is at {place!r}, which is no address",
             reason="mirror-address",

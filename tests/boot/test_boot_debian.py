@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -74,19 +75,20 @@ def kbuild(workspace: Path, *words: str) -> None:
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe's disk, raw, with a unit more that prints what the machine knows."""
     workspace = tmp_path_factory.mktemp("debian")
-    recipe = (ROOT / "recipes/debian.yaml").read_text()
-    assert "[base, system, kernel, site]" in recipe
-    recipe = recipe.replace("[base, system, kernel, site]", "[base, system, kernel, site, probe]")
-    recipe = recipe.replace("format: qcow2", "format: raw")
+    for folder in ("recipes", "overlays"):
+        shutil.copytree(ROOT / folder, workspace / folder)
     files = {"usr/lib/probe": PROBE, "etc/systemd/system/probe.service": UNIT}
     texts = ", ".join(f"{path}: {{content: {_quoted(text)}}}" for path, text in files.items())
     wants = "etc/systemd/system/multi-user.target.wants/probe.service: ../probe.service"
-    recipe = recipe.replace(
-        "nodes:\n", f"nodes:\n  probe: {{kind: overlay, files: {{{texts}}}, links: {{{wants}}}}}\n"
+    more = (
+        f"  probe: {{kind: overlay, files: {{{texts}}}, links: {{{wants}}}}}\n"
+        "  os: {override: fields, layers: [base, system, kernel, site, probe]}\n"
+        "  disk: {override: fields, format: raw}\n"
     )
-    (workspace / "debian.yaml").write_text(recipe)
-    subprocess.run(["cp", "-r", ROOT / "overlays", workspace], check=True)
-    kbuild(workspace, "run", "debian.yaml", "disk", "--no-publish", "-o", "disk=disk.raw")
+    recipe = workspace / "recipes/debian.yaml"
+    recipe.write_text(recipe.read_text() + more)
+    (workspace / "BUILD.yaml").write_text("version: 1\n")
+    kbuild(workspace, "run", "recipes/debian.yaml", "disk", "--no-publish", "-o", "disk=disk.raw")
     return workspace / "disk.raw"
 
 

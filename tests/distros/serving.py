@@ -1,5 +1,6 @@
 """What a test needs around a distribution of its own: an image layout of one layer, and files on loopback."""
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -44,10 +45,12 @@ def layout(folder: Path, layer: bytes, tag: str) -> str:
 
 class Served:
     """A server on loopback that has these files, looked up at each request; `faults` by path says how it fails:
-    `404` and the like, `cut` (breaks off), `other` (as many bytes, but others)."""
+    `404` and the like, `cut` (breaks off), `other` (as many bytes, but others), `stall` (nothing after the
+    first bytes), `drip` (a byte now and then)."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.files, self.asked, self.faults = files, list[str](), dict[str, str]()
+        self._closed = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,6 +69,7 @@ class Served:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def close(self) -> None:
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -80,5 +84,10 @@ class Served:
         request.end_headers()
         if fault == "other":
             content = bytes(byte ^ 1 for byte in content)
-        request.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
-        request.close_connection = fault == "cut"
+        sent = {"cut": len(content) // 2, "stall": 10, "drip": 10}.get(fault, len(content))
+        request.wfile.write(content[:sent])
+        while fault in ("stall", "drip") and not self._closed.wait(0.2) and sent < len(content):
+            sent += fault == "drip"
+            with contextlib.suppress(OSError):
+                request.wfile.write(content[sent - 1 : sent] if fault == "drip" else b"")
+        request.close_connection = fault in ("cut", "stall", "drip")

@@ -7,6 +7,7 @@ conflicts with `other`) are in it, each with the one file `usr/share/NAME/about`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -39,6 +40,7 @@ __all__ = [
     "test_a_package_can_be_removed_again",
     "test_a_package_that_does_not_exist_is_told_with_the_recipes_line",
     "test_exact_files_then_offline_then_equal_twice",
+    "test_what_a_slow_mirror_does_not_deliver_the_next_one_does",
     "test_what_nobody_signed_is_refused",
     "test_what_the_index_does_not_say_is_refused",
     "work",
@@ -76,6 +78,7 @@ class Work:
     def __init__(self, folder: Path, distribution: Distribution) -> None:
         self.folder, self.distribution = folder, distribution
         self.served = Served(distribution.files)
+        self.mirrors = self.served.url
         distribution.add("library")
         distribution.add("tool", depends="library")
         distribution.add("other")
@@ -91,7 +94,7 @@ class Work:
     def kbuild(self, *words: str, code: int = 0) -> dict[str, Any]:
         command = [sys.executable, "-m", "kairosbuild", *words, "--json", "--cache-dir", str(CACHE)]
         variable = f"KBUILD_MIRROR_{self.distribution.mirror.upper().replace('-', '_')}"
-        env = {**os.environ, "PYTHONPATH": str(ROOT), variable: self.served.url}
+        env = {**os.environ, "PYTHONPATH": str(ROOT), variable: self.mirrors}
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, env=env)
         assert done.returncode == code, done.stdout[-1500:] + done.stderr[-6000:]
         return {**json.loads(done.stdout.splitlines()[-1]), "said": done.stderr}
@@ -202,10 +205,30 @@ def test_what_the_index_does_not_say_is_refused(work: Work) -> None:
     assert [one["reason"] for one in found] == ["wrong-digest"]
 
 
-@pytest.mark.parametrize(
-    ("fault", "reasons"), [("503", {"mirror-down", "download-failed"}), ("cut", {"truncated"})]
-)
-def test_a_mirror_that_fails_is_one_clear_error(work: Work, fault: str, reasons: set[str]) -> None:
+FAULTS = {
+    "down": ("503", {"mirror-down", "download-failed"}),
+    "truncates": ("cut", {"truncated"}),
+    "stalls": ("stall", {"mirror-slow"}),
+    "drips": ("drip", {"mirror-slow"}),
+}
+
+
+@pytest.mark.parametrize(("fault", "reasons"), FAULTS.values(), ids=FAULTS)
+def test_a_mirror_that_fails_is_one_clear_error(
+    work: Work, monkeypatch: pytest.MonkeyPatch, fault: str, reasons: set[str]
+) -> None:
+    monkeypatch.setenv("KBUILD_FETCH_TIMEOUT", "1")
     work.served.faults[work.distribution.metadata()] = fault
     reason, said = work.refused(3)
     assert reason in reasons and work.distribution.metadata() in said
+
+
+def test_what_a_slow_mirror_does_not_deliver_the_next_one_does(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KBUILD_FETCH_TIMEOUT", "1")
+    with contextlib.closing(Served(work.distribution.files)) as slow:
+        slow.faults[work.distribution.metadata()] = "drip"
+        work.mirrors = f"{slow.url} {work.served.url}"
+        work.kbuild("lock", "small.yaml")
+    assert work.distribution.metadata() in work.served.asked

@@ -122,3 +122,26 @@ def test_the_suites_are_those_of_the_base(work: Work) -> None:
         ("ubuntu", "noble"), ("ubuntu", "noble-updates"), ("ubuntu-security", "noble-security"),
     ]  # fmt: skip
     assert lock["nodes"]["base"]["data"]["system"]["id"] == "ubuntu"
+
+
+def test_a_change_in_a_large_set_redoes_its_part(work: Work) -> None:
+    names = [f"part{number:02}" for number in range(25)]
+    for name in names:
+        work.distribution.add(name, depends="library")
+    work.distribution.publish()
+    work.write(", ".join(names))
+
+    def stack() -> list[dict[str, object]]:
+        work.kbuild("run", "small.yaml", "os", "--no-publish", "-o", "tools.stack=stack.json")
+        found: list[dict[str, object]] = json.loads((work.folder / "stack.json").read_text())
+        return found
+
+    before = stack()
+    assert len(before) == 3, "the base, twenty packages and what they need, five packages"
+    work.distribution.add(names[-1], "2", depends="library")
+    work.distribution.publish()
+    work.kbuild("lock", "small.yaml", "--update")
+    after = stack()
+    assert after[:2] == before[:2] and after[2] != before[2]
+    assert b"part24 2" in (work.layer("tools")["usr/share/part24/about"] or b"")
+    work.kbuild("verify", "small.yaml", "os")

@@ -1,12 +1,15 @@
+import contextlib
 import threading
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import pytest
+from distros.serving import Served
 from local_archive import Archive, Server
 
 from kairosbuild.core.digest import of_bytes
-from kairosbuild.core.errors import HostError
+from kairosbuild.core.errors import HostError, InputError
 from kairosbuild.core.events import Event, Events
 from kairosbuild.sources import apthelper, download
 from kairosbuild.sources.download import Downloader, Wanted
@@ -78,6 +81,34 @@ def test_what_goes_wrong_has_one_name(
     server.faults["pool/a.deb"] = [fault]
     assert reason_of(either, PINNED) == reason
     assert not cas.has(BLOB)
+
+
+@pytest.mark.parametrize("fault", ["stall", "drip"])
+def test_who_stalls_is_given_up(either: Downloader, archive: Archive, fault: str) -> None:
+    slow = Served({"pool/a.deb": DATA})
+    slow.faults["pool/a.deb"] = fault
+    with contextlib.closing(slow):
+        hasty = replace(either, mirrors=Mirrors({"debian": slow.url}), timeout=1)
+        began = monotonic()
+        assert reason_of(hasty, PINNED) == "mirror-slow"
+        assert monotonic() - began < 30
+
+
+@pytest.mark.parametrize("fault", ["404", "503", "cut", "other", "longer", "drip"])
+def test_the_next_mirror_is_asked(either: Downloader, server: Server, fault: str) -> None:
+    bad = Served({"pool/a.deb": DATA + bytes(5000) if fault == "longer" else DATA})
+    bad.faults["pool/a.deb"] = fault
+    with contextlib.closing(bad):
+        two = Mirrors({"debian": f"{bad.url} {server.url}"})
+        assert replace(either, mirrors=two, timeout=1).get([PINNED]) == {URI: BLOB}
+    assert server.asked == ["pool/a.deb"] and bad.asked
+
+
+@pytest.mark.parametrize("said", ["0", "x", "-1", "1e9"])
+def test_a_timeout_that_is_none(said: str) -> None:
+    with pytest.raises(InputError) as error:
+        download.timeout_of({"KBUILD_FETCH_TIMEOUT": said})
+    assert error.value.reason == "fetch-timeout"
 
 
 def test_a_gone_file_says_what_to_do(loader: Downloader) -> None:

@@ -186,3 +186,18 @@ def test_locating() -> None:
     assert mirrors.locate("debian:pool/x.deb") == "http://m.example/d/pool/x.deb"
     assert mirrors.locate("https://h.example/x") == "https://h.example/x"
     assert not mirrors.serves("oci://h.example/x")
+
+
+def test_several_mirrors_are_asked_in_order() -> None:
+    found = find({"debian": "http://a.example/debian/  https://b.example/d"}, environ={})
+    assert found.located("debian:pool/x") == ("http://a.example/debian/pool/x", "https://b.example/d/pool/x")
+    with pytest.raises(InputError) as error:
+        find({"debian": "http://a.example ftp://b.example"}, environ={})
+    assert error.value.reason == "mirror-address"
+
+
+def test_a_mirror_nobody_named_says_how_to_name_it() -> None:
+    with pytest.raises(InputError) as error:
+        Mirrors(DEFAULTS).locate("debian-security:dists/x")
+    assert error.value.reason == "mirror-missing"
+    assert "KBUILD_MIRROR_DEBIAN_SECURITY" in error.value.hint and "BUILD.yaml" in error.value.hint
