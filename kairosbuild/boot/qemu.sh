@@ -2,7 +2,7 @@
 # shown, something went wrong, or time is over. Leaves in /out: verdict (one word), serial, guest (what the
 # checks inside wrote) and screen (PNG); prints the console. The environment says the rest: EXPECT and FAILURE,
 # extended regular expressions of a line, EXPECT_WHOLE, one of the whole console as a line, or nothing;
-# SECONDS_MAX, GUEST (the checks inside have to end too), TPM.
+# SECONDS_MAX, GUEST (the checks inside have to end too), TPM. AGAIN counts, for itself, how often it began anew.
 serial=/out/serial
 : > $serial
 : > /out/guest
@@ -10,14 +10,14 @@ vars=/usr/share/OVMF/OVMF_VARS_4M.fd
 [ ! -e /in/vars ] || vars=/in/vars
 cp $vars /tmp/vars
 chmod 0600 /tmp/vars
-mkdir /tmp/disk # QEMU takes TMPDIR=/tmp for /var/tmp, which cannot be written here
+mkdir -p /tmp/disk # QEMU takes TMPDIR=/tmp for /var/tmp, which cannot be written here
 mkfifo /tmp/monitor.in /tmp/monitor.out
 
 if [ -n "$TPM" ]; then
     mkdir /tmp/tpm
     swtpm socket --tpm2 --tpmstate dir=/tmp/tpm --ctrl type=unixio,path=/tmp/tpm.sock --daemon
 fi
-[ ! -e /in/www ] || busybox httpd -p 127.0.0.1:8080 -h /in/www
+[ ! -e /in/www ] || [ -n "${AGAIN:-}" ] || busybox httpd -p 127.0.0.1:8080 -h /in/www
 
 TMPDIR=/tmp/disk qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -vga std \
     -chardev pipe,id=monitor,path=/tmp/monitor -mon chardev=monitor,mode=readline \
@@ -86,6 +86,13 @@ fi
 kill $machine 2>/dev/null || true
 wait $machine 2>/dev/null || true
 trap - EXIT
+# An emulator that other work keeps from the processor ticks too late for the kernel, which takes the timer for
+# broken: nothing that the artifact could do about it.
+if [ $verdict = failed ] && [ "${AGAIN:-}" != xxx ] && grep -aqF "IO-APIC + timer doesn't work" $serial; then
+    exec 3>&- 4>&-
+    rm -rf /tmp/monitor.in /tmp/monitor.out /tmp/tpm /tmp/tpm.sock /out/screen
+    AGAIN=${AGAIN:-}x exec /bin/sh -eu "$0" "$@"
+fi
 [ -e /out/screen ] || : > /out/screen
 echo $verdict > /out/verdict
 plain
