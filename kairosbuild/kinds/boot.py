@@ -6,10 +6,11 @@ names it has the very same boot entry, so that machines installed from either ag
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, boot_entry, entry_document, unified
 from kairosbuild.artifacts.signing import SignSpec, signing
@@ -17,6 +18,7 @@ from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.boot.survey import PLACES
 from kairosbuild.core.errors import nearest
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import record, ref, texts
 
 
@@ -71,6 +73,12 @@ class Boot:
     def tools(self, spec: BootSpec) -> tuple[str, ...]:
         """mkfs.erofs and zstd; the stub and what the initrd is made of."""
         return ("image", "boot")
+
+    def check(
+        self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
+    ) -> Iterator[tuple[str, str, str]]:
+        """What is known before anything is built."""
+        yield from initrd_complaints(declaration, declarations)
 
     def lock(self, spec: BootSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kairosbuild.artifacts import grub, writing
+from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import (
     CONSOLE,
@@ -113,6 +114,7 @@ class Disk:
         self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
     ) -> Iterator[tuple[str, str, str]]:
         """What is known before anything is built."""
+        yield from initrd_complaints(declaration, declarations)
         spec = declaration.spec
         if spec["firmware"] != "uefi" and spec["sector_size"] != "512":
             yield "firmware", "a BIOS knows sectors of 512 bytes only", "firmware: uefi"

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from kairosbuild.artifacts.checks import kernel_complaints
 from kairosbuild.boot.survey import VERSION as SURVEY_VERSION
 from kairosbuild.boot.survey import Survey, hidden_links, survey
 from kairosbuild.core.canonical import dumps, loads
@@ -57,7 +58,6 @@ _WHOLE = ("base", "dockerfile")
 _SEVERAL = (*_WHOLE, "packages")
 """Kinds that yield several layers, all of which are in an image that lists them."""
 
-_ENFORCING = ("module.sig_enforce", "module.sig_enforce=1", "lockdown=integrity", "lockdown=confidentiality")
 _STAMP = (
     b"# Everything that follows an update of /usr was settled when the image was built.\nTIMESTAMP_NSEC=%d\n"
 )
@@ -121,7 +121,7 @@ class Image:
                         f"{layer!r} was built on {below!r}, which is not below it",
                         f"list {below!r} before it",
                     )
-        yield from _kernel_complaints(declaration, declarations)
+        yield from kernel_complaints(declaration, declarations)
 
     def lock(self, spec: ImageSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""
@@ -149,51 +149,6 @@ class Image:
         if boot := _boot(task):
             document["boot"] = boot
         return {"image": task.put_bytes(dumps(document))}
-
-
-def _kernel_complaints(
-    declaration: Declaration, declarations: Mapping[str, Declaration]
-) -> Iterator[tuple[str, str, str]]:
-    """One kernel, and drivers for no other; signed ones where the kernel is told to ask for signatures."""
-    layers = [
-        (name, declarations[name]) for name in declaration.refs.get("layers", ()) if name in declarations
-    ]
-    plain = [_signed_of(name, one) for name, one in layers]
-    kernels = [name for name in plain if name in declarations and declarations[name].kind == "kernel"]
-    if len(kernels) > 1 and not declaration.spec["several_kernels"]:
-        names = " and ".join(map(repr, kernels))
-        yield "layers", f"{names} are {len(kernels)} kernels", "keep one, or set several_kernels: true"
-    for name, one in layers:
-        drivers = declarations.get(_signed_of(name, one), one)
-        if drivers.kind != "drivers":
-            continue
-        for kernel in drivers.refs.get("kernel", ()):
-            if kernel not in kernels:
-                yield (
-                    "layers",
-                    f"{name!r} is for the kernel {kernel!r}, which is not in this image",
-                    f"list {kernel!r}, or let {name!r} be for another",
-                )
-            elif one.kind == "drivers" and _has_modules(one) and (why := _enforced(declarations[kernel])):
-                yield (
-                    "layers",
-                    f"{name!r} has modules without a signature, and the kernel {kernel!r} is told {why}",
-                    f"list a node of kind sign-modules of {name!r} instead",
-                )
-
-
-def _signed_of(name: str, one: Declaration) -> str:
-    """The node whose modules a node signs; its own name when it signs none."""
-    return next(iter(one.refs.get("of", ())), name) if one.kind == "sign-modules" else name
-
-
-def _has_modules(drivers: Declaration) -> bool:
-    return bool(drivers.spec["build"] or drivers.spec["dkms"] or drivers.spec["packages"])
-
-
-def _enforced(kernel: Declaration) -> str:
-    """The argument of a kernel that makes it refuse modules without a signature, or ""."""
-    return next((one for one in kernel.spec.get("cmdline", ()) if one in _ENFORCING), "")
 
 
 def _refuse_kernels(task: Task, layers: Sequence[_Layer]) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from kairosbuild.artifacts import grub
+from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, IN_RECOVERY, RECOVERY, BootEntry, boot_entry, loader, unified
 from kairosbuild.artifacts.partitions import up
@@ -24,6 +25,7 @@ from kairosbuild.boot.sparse import Sparse
 from kairosbuild.core.digest import Blob
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import flag, record, ref, text, texts
 
 _SCRIPT = """
@@ -70,6 +72,12 @@ class Iso:
     def tools(self, spec: IsoSpec) -> tuple[str, ...]:
         """mkfs.erofs and zstd; the stub and what the initrd is made of; xorriso and GRUB."""
         return ("image", "boot", "media")
+
+    def check(
+        self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
+    ) -> Iterator[tuple[str, str, str]]:
+        """What is known before anything is built."""
+        yield from initrd_complaints(declaration, declarations)
 
     def lock(self, spec: IsoSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""

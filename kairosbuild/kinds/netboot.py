@@ -8,15 +8,17 @@ root hashes of the command line, whoever the server is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, boot_entry, unified
 from kairosbuild.artifacts.signing import SignSpec, signing
 from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import record, ref, text, texts
 
 _SCRIPT = """#!ipxe
@@ -60,6 +62,12 @@ class Netboot:
     def tools(self, spec: NetbootSpec) -> tuple[str, ...]:
         """mkfs.erofs and zstd; the stub and what the initrd is made of."""
         return ("image", "boot")
+
+    def check(
+        self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
+    ) -> Iterator[tuple[str, str, str]]:
+        """What is known before anything is built."""
+        yield from initrd_complaints(declaration, declarations)
 
     def lock(self, spec: NetbootSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""

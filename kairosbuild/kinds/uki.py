@@ -6,15 +6,18 @@ boot entry alone, for a machine that has the layers. When it is signed, boot loa
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, boot_entry, loader, unified
 from kairosbuild.artifacts.signing import SignSpec, signing
 from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.boot import initrd
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import choice, record, ref, text, texts
 
 
@@ -43,6 +46,12 @@ class Uki:
     def tools(self, spec: UkiSpec) -> tuple[str, ...]:
         """mkfs.erofs and zstd; the stub and what the initrd is made of."""
         return ("image", "boot")
+
+    def check(
+        self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
+    ) -> Iterator[tuple[str, str, str]]:
+        """What is known before anything is built."""
+        yield from initrd_complaints(declaration, declarations)
 
     def lock(self, spec: UkiSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""

@@ -15,8 +15,13 @@ from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.errors import KbuildError
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import Input
-from kairosbuild.kinds.disk import DiskSpec
+from kairosbuild.kinds.boot import Boot
+from kairosbuild.kinds.disk import Disk, DiskSpec
 from kairosbuild.kinds.initrd import Initrd, InitrdSpec
+from kairosbuild.kinds.iso import Iso
+from kairosbuild.kinds.netboot import Netboot
+from kairosbuild.kinds.uki import Uki
+from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.store.store import Store
 
 
@@ -80,3 +85,32 @@ def test_a_module_that_no_layer_has(store: Store) -> None:
         Initrd().build(task)
     assert caught.value.reason == "initrd-module"
     assert MODULES.endswith(VERSION)
+
+
+ARTIFACTS = {"boot": Boot(), "disk": Disk(), "iso": Iso(), "netboot": Netboot(), "uki": Uki()}
+
+
+@pytest.mark.parametrize("kind", ARTIFACTS)
+def test_an_initrd_of_another_kernel_is_told_from_the_recipe(kind: str) -> None:
+    known = {
+        "linux": Declaration("linux", "kernel", {}),
+        "signed": Declaration("signed", "sign-modules", {}, {"of": ("linux",)}),
+        "other": Declaration("other", "kernel", {}),
+        "os": Declaration("os", "image", {}, {"layers": ("linux",)}),
+        "twin": Declaration("twin", "image", {}, {"layers": ("signed",)}),
+        "older": Declaration("older", "image", {}, {"layers": ("other",)}),
+        "started": Declaration("started", "boot", {}, {"image": ("os",)}),
+    }
+
+    def told(image: str, of: str) -> list[tuple[str, str, str]]:
+        given = {**known, "mine": Declaration("mine", "initrd", {}, {"image": (of,)})}
+        spec = {"firmware": "uefi", "sector_size": "512"}
+        own = Declaration("it", kind, spec, {"image": (image,), "initrd": ("mine",)})
+        return list(ARTIFACTS[kind].check("it", own, given))
+
+    ((field, message, hint),) = told("os", "older")
+    assert field == "initrd"
+    assert message == "'mine' is for the kernel 'other' of 'older', and 'os' has 'linux'"
+    assert "'os'" in hint
+    assert told("started", "older") and not told("started", "os")
+    assert not told("os", "os") and not told("os", "twin") and not told("os", "nonesuch")

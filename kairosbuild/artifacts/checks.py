@@ -1,0 +1,92 @@
+"""What is known of an artifact from the recipe alone, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from kairosbuild.recipe.declaration import Declaration
+
+Declarations = Mapping[str, Declaration]
+_ENFORCING = ("module.sig_enforce", "module.sig_enforce=1", "lockdown=integrity", "lockdown=confidentiality")
+
+
+def initrd_complaints(declaration: Declaration, declarations: Declarations) -> Iterator[tuple[str, str, str]]:
+    """An initrd that is made for another kernel than the artifact starts, as far as the recipe tells."""
+    for name in declaration.refs.get("initrd", ()):
+        if (made := declarations.get(name)) is None or made.kind != "initrd":
+            continue
+        theirs, ours = _image(made, declarations), _image(declaration, declarations)
+        if theirs is None or ours is None or theirs == ours:
+            continue
+        kernels = _kernels(theirs, declarations), _kernels(ours, declarations)
+        if all(kernels) and kernels[0] != kernels[1]:
+            yield (
+                "initrd",
+                f"{name!r} is for the kernel {_listed(kernels[0])} of {theirs.name!r}, and {ours.name!r} has "
+                f"{_listed(kernels[1])}",
+                f"name an initrd of {ours.name!r}",
+            )
+
+
+def _image(declaration: Declaration, declarations: Declarations) -> Declaration | None:
+    """The image that a node is made of, itself or by a node of kind boot."""
+    found = _named(declaration, declarations)
+    return _named(found, declarations) if found is not None and found.kind == "boot" else found
+
+
+def _named(declaration: Declaration, declarations: Declarations) -> Declaration | None:
+    return next((declarations.get(name) for name in declaration.refs.get("image", ())), None)
+
+
+def _kernels(image: Declaration, declarations: Declarations) -> tuple[str, ...]:
+    """The kernel nodes among an image's layers, signed ones by the name of what is signed."""
+    names = [
+        _signed_of(name, declarations[name]) for name in image.refs.get("layers", ()) if name in declarations
+    ]
+    return tuple(name for name in names if name in declarations and declarations[name].kind == "kernel")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(map(repr, names))
+
+
+def kernel_complaints(declaration: Declaration, declarations: Declarations) -> Iterator[tuple[str, str, str]]:
+    """One kernel, and drivers for no other; signed ones where the kernel is told to ask for signatures."""
+    layers = [
+        (name, declarations[name]) for name in declaration.refs.get("layers", ()) if name in declarations
+    ]
+    kernels = _kernels(declaration, declarations)
+    if len(kernels) > 1 and not declaration.spec["several_kernels"]:
+        names = " and ".join(map(repr, kernels))
+        yield "layers", f"{names} are {len(kernels)} kernels", "keep one, or set several_kernels: true"
+    for name, one in layers:
+        drivers = declarations.get(_signed_of(name, one), one)
+        if drivers.kind != "drivers":
+            continue
+        for kernel in drivers.refs.get("kernel", ()):
+            if kernel not in kernels:
+                yield (
+                    "layers",
+                    f"{name!r} is for the kernel {kernel!r}, which is not in this image",
+                    f"list {kernel!r}, or let {name!r} be for another",
+                )
+            elif one.kind == "drivers" and _has_modules(one) and (why := _enforced(declarations[kernel])):
+                yield (
+                    "layers",
+                    f"{name!r} has modules without a signature, and the kernel {kernel!r} is told {why}",
+                    f"list a node of kind sign-modules of {name!r} instead",
+                )
+
+
+def _signed_of(name: str, one: Declaration) -> str:
+    """The node whose modules a node signs; its own name when it signs none."""
+    return next(iter(one.refs.get("of", ())), name) if one.kind == "sign-modules" else name
+
+
+def _has_modules(drivers: Declaration) -> bool:
+    return bool(drivers.spec["build"] or drivers.spec["dkms"] or drivers.spec["packages"])
+
+
+def _enforced(kernel: Declaration) -> str:
+    """The argument of a kernel that makes it refuse modules without a signature, or ""."""
+    return next((one for one in kernel.spec.get("cmdline", ()) if one in _ENFORCING), "")
