@@ -28,18 +28,20 @@ from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import flag, record, ref, text, texts
 
+# The offset makes the volume reach over the appended partition: firmware looks for no boot image beyond its end.
 _SCRIPT = """
 label=$1 date=$2 uuid=$3
 shift 3
 set -- -as mkisofs -o /out/iso -V "$label" -J -joliet-long -r -iso-level 3 "$@" \\
-    -append_partition 2 C12A7328-F81F-11D2-BA4B-00A0C93EC93B /in/efi.img -appended_part_as_gpt
+    -append_partition 2 C12A7328-F81F-11D2-BA4B-00A0C93EC93B /in/efi.img -appended_part_as_gpt \\
+    -partition_offset 16
 set -- "$@" -e --interval:appended_partition_2:all:: -no-emul-boot /in/tree
 export SOURCE_DATE_EPOCH
 xorriso -no_rc -report_about WARNING "$@" \\
     --modification-date="$date" --set_all_file_dates "=$SOURCE_DATE_EPOCH" --gpt_disk_guid "$uuid"
 """
 _BIOS = (
-    *("--grub2-mbr", "/in/hybrid", "-partition_offset", "16"),
+    *("--grub2-mbr", "/in/hybrid"),
     *("-c", "boot/boot.cat", "-b", "boot/grub/core.img", "-no-emul-boot", "-boot-load-size", "4"),
     *("-boot-info-table", "--grub2-boot-info", "-eltorito-alt-boot"),
 )
@@ -65,7 +67,7 @@ class Iso:
     """See the module."""
 
     name: ClassVar[str] = "iso"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     Spec: ClassVar[type] = IsoSpec
     produces: ClassVar[str] = "iso"
 
