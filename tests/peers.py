@@ -43,6 +43,30 @@ def outside_of_a_chroot(what: str) -> None:
         pytest.skip(f"{what} cannot work in a chroot")
 
 
+def softhsm(folder: Path, key: Path) -> str:
+    """The URI of a key (PEM) on a token that is made in this folder; SOFTHSM2_CONF is its softhsm.conf.
+
+    The library reads its configuration once in a process: sign in one of your own.
+    """
+    import pytest
+
+    tool = peer("softhsm2-util", "softhsm2")
+    pytest.importorskip("pkcs11")
+    (folder / "tokens").mkdir()
+    (folder / "softhsm.conf").write_text(f"directories.tokendir = {folder / 'tokens'}\n")
+    (folder / "pin").write_text("1234\n")
+    env = {**os.environ, "SOFTHSM2_CONF": str(folder / "softhsm.conf")}
+    named = ("--label", "db", "--id", "01", "--token", "ci", "--pin", "1234")
+    for words in (
+        ("--init-token", "--free", "--label", "ci", "--pin", "1234", "--so-pin", "4321"),
+        ("--import", str(key), *named),
+    ):
+        subprocess.run([tool, *words], env=env, check=True, capture_output=True)
+    places = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so")
+    module = next(place for place in places if Path(place).exists())
+    return f"pkcs11:token=ci;object=db?module-path={module}&pin-source={folder / 'pin'}"
+
+
 def _absent(name: str) -> NoReturn:
     import pytest  # benchmarks look for peers too, without it
 

@@ -8,7 +8,7 @@ that costs time (boot forms, initrd) is made before, by work that knows of no ke
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,10 @@ from typing import Any
 
 from kairosbuild.boot import authenticode, pcr, uki
 from kairosbuild.core.canonical import dumps
-from kairosbuild.core.errors import InputError
+from kairosbuild.core.errors import InputError, KbuildError
 from kairosbuild.graph.node import Task
 from kairosbuild.keys import cms
-from kairosbuild.keys.certificate import Certificate, certificate
+from kairosbuild.keys.certificate import Certificate, certificate, key_at, mismatch
 from kairosbuild.keys.der import octets, oid, sequence, tagged
 from kairosbuild.keys.enrolment import NAMES
 from kairosbuild.keys.keys import Signer, public_key, signer
@@ -85,12 +85,8 @@ class Signing:
             return {}
         role = f"{ROLE}.enrol"
         there = {one.logical for one in self._task.sources[role]}
-        if missing := [name for name in NAMES if f"{name}.auth" not in there]:
-            raise InputError(
-                f"{self._task.name}: {self.spec.enrol} has no {missing[0]}.auth",
-                reason="enrol-missing",
-                hint="name the folder `public` that `kbuild keys new` made",
-            )
+        if problem := _unenrolled(self._task.name, self.spec.enrol, there):
+            raise problem
         return {
             f"loader/keys/auto/{name}.auth": self._task.source_path(role, f"{name}.auth").read_bytes()
             for name in NAMES
@@ -132,10 +128,30 @@ def _reference(task: Task, named: str, said: str, field: str) -> str:
             reason="key-missing",
             hint=f"sign: {{{field}: …}}, or a cache that has the signed artifact",
         )
-    if "://" in said or said.startswith(("pkcs11:", "/")):
-        return said
     at = str(task.source_path(f"{ROLE}.certificate", ""))
-    return str(Path(at.removesuffix(named), said))
+    return key_at(said, Path(at.removesuffix(named)))
+
+
+def key_complaints(name: str, spec: Any, root: Path) -> Iterator[KbuildError]:
+    """A key at hand that is not its certificate's, a folder that enrols nothing: told before anything runs."""
+    sign: SignSpec | None = spec.sign
+    if not sign:
+        return
+    if problem := mismatch(root / sign.certificate, sign.key and key_at(sign.key, root), name):
+        yield problem
+    there = {f"{one}.auth" for one in NAMES if (root / sign.enrol / f"{one}.auth").exists()}
+    if sign.enrol and (problem := _unenrolled(name, sign.enrol, there)):
+        yield problem
+
+
+def _unenrolled(name: str, folder: str, there: Collection[str]) -> InputError | None:
+    if missing := [one for one in NAMES if f"{one}.auth" not in there]:
+        return InputError(
+            f"{name}: {folder} has no {missing[0]}.auth",
+            reason="enrol-missing",
+            hint="name the folder `public` that `kbuild keys new` made",
+        )
+    return None
 
 
 def policies(image: bytes, key: Signer) -> bytes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import KbuildError
 from kairosbuild.core.events import Events
-from kairosbuild.execute import memo, remember
+from kairosbuild.execute import memo, preflight, remember
 from kairosbuild.execute.dispatcher import Dispatcher, Options
 from kairosbuild.execute.engine import Found, Outcome, Request, Wiring, input_paths
 from kairosbuild.execute.executor import Executor
@@ -49,6 +49,7 @@ class Session:
     def evaluate(self) -> Outcome:
         """See `engine.evaluate`."""
         work, targets = self._prepared()
+        preflight.refuse(work, self._dirty, work.graph.closure(targets))
         report = self._run(work, targets)
         self._remember(report)
         return self._outcome(work, targets, report)
@@ -72,6 +73,7 @@ class Session:
         work, targets = self._prepared(nodes)
         from kairosbuild.execute.plan import Planner
 
+        preflight.refuse(work, self._dirty, work.graph.closure(targets))
         planner = Planner(work, self._results, self._store.sources.digest, self._scope)
         planned = planner.run(work.graph.closure(targets), self._dirty)
         self._store.sources.save()

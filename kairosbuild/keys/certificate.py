@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -11,8 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from kairosbuild.core.errors import InputError
-from kairosbuild.keys.keys import PublicKey, Signer, signer
+from kairosbuild.core.errors import HostError, InputError
+from kairosbuild.keys.keys import TOKEN, PublicKey, Signer, signer
 
 BITS = 2048  # what firmware everywhere takes for Secure Boot
 
@@ -67,6 +68,27 @@ def certificate(pem: bytes, what: str) -> Certificate:
         fingerprint=found.fingerprint(hashes.SHA256()).hex(),
         public=PublicKey(public),
     )
+
+
+def key_at(reference: str, root: Path) -> str:
+    """A reference to a key as it is looked up: a file's path is relative to the workspace at `root`."""
+    if "://" in reference or reference.startswith((TOKEN, "/")):
+        return reference
+    return str(root / reference)
+
+
+def mismatch(place: Path, reference: str, what: str) -> InputError | None:
+    """That a key at hand is not that of the certificate at `place`; nothing is said of keys on tokens, or of those
+    that are not there: whoever finds what is signed in a cache needs none."""
+    if not reference or reference.startswith(TOKEN):
+        return None
+    try:
+        certificate(place.read_bytes(), place.name).signer(reference, what)
+    except InputError as problem:
+        return problem if problem.reason == "key-mismatch" else None
+    except (HostError, OSError):
+        return None
+    return None
 
 
 def new_key() -> bytes:

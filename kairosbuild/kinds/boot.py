@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, boot_entry, entry_document, unified
-from kairosbuild.artifacts.signing import SignSpec, signing
+from kairosbuild.artifacts.signing import SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.boot.survey import PLACES
-from kairosbuild.core.errors import nearest
+from kairosbuild.core.errors import KbuildError, nearest
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import record, ref, texts
@@ -79,6 +80,10 @@ class Boot:
     ) -> Iterator[tuple[str, str, str]]:
         """What is known before anything is built."""
         yield from initrd_complaints(declaration, declarations)
+
+    def preflight(self, name: str, spec: BootSpec, root: Path) -> Iterator[KbuildError]:
+        """What is known of its keys before anything runs."""
+        yield from key_complaints(name, spec, root)
 
     def lock(self, spec: BootSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""

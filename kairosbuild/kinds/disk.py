@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from kairosbuild.artifacts import grub, writing
@@ -27,11 +28,12 @@ from kairosbuild.artifacts.entry import (
 )
 from kairosbuild.artifacts.merged import single
 from kairosbuild.artifacts.partitions import MIB, SECTORS, Bytes, Content, Esp, Files, PartitionSpec, Table
-from kairosbuild.artifacts.signing import Signing, SignSpec, signing
+from kairosbuild.artifacts.signing import Signing, SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import Stack, stack_of_image
 from kairosbuild.boot import gpt
 from kairosbuild.boot.sparse import Part, Sparse
 from kairosbuild.core.digest import Blob
+from kairosbuild.core.errors import KbuildError
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import choice, integer, record, records, ref, size, text, texts
@@ -118,6 +120,10 @@ class Disk:
         spec = declaration.spec
         if spec["firmware"] != "uefi" and spec["sector_size"] != "512":
             yield "firmware", "a BIOS knows sectors of 512 bytes only", "firmware: uefi"
+
+    def preflight(self, name: str, spec: DiskSpec, root: Path) -> Iterator[KbuildError]:
+        """What is known of its keys before anything runs."""
+        yield from key_complaints(name, spec, root)
 
     def lock(self, spec: DiskSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""

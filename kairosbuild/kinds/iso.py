@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from kairosbuild.artifacts import grub
@@ -18,11 +19,12 @@ from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, IN_RECOVERY, RECOVERY, BootEntry, boot_entry, loader, unified
 from kairosbuild.artifacts.partitions import up
-from kairosbuild.artifacts.signing import Signing, SignSpec, signing
+from kairosbuild.artifacts.signing import Signing, SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import Stack, stack_of_image
 from kairosbuild.boot import fat
 from kairosbuild.boot.sparse import Sparse
 from kairosbuild.core.digest import Blob
+from kairosbuild.core.errors import KbuildError
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
@@ -80,6 +82,10 @@ class Iso:
     ) -> Iterator[tuple[str, str, str]]:
         """What is known before anything is built."""
         yield from initrd_complaints(declaration, declarations)
+
+    def preflight(self, name: str, spec: IsoSpec, root: Path) -> Iterator[KbuildError]:
+        """What is known of its keys before anything runs."""
+        yield from key_complaints(name, spec, root)
 
     def lock(self, spec: IsoSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""

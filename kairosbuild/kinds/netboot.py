@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, boot_entry, unified
-from kairosbuild.artifacts.signing import SignSpec, signing
+from kairosbuild.artifacts.signing import SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import stack_of_image
+from kairosbuild.core.errors import KbuildError
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import record, ref, text, texts
@@ -68,6 +70,10 @@ class Netboot:
     ) -> Iterator[tuple[str, str, str]]:
         """What is known before anything is built."""
         yield from initrd_complaints(declaration, declarations)
+
+    def preflight(self, name: str, spec: NetbootSpec, root: Path) -> Iterator[KbuildError]:
+        """What is known of its keys before anything runs."""
+        yield from key_complaints(name, spec, root)
 
     def lock(self, spec: NetbootSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from kairosbuild.boot.modules import expand, name_of
 from kairosbuild.core.canonical import dumps, loads
-from kairosbuild.core.errors import InputError
+from kairosbuild.core.errors import InputError, KbuildError
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.graph.stack import layer_outputs
 from kairosbuild.kernels import signature
 from kairosbuild.keys import cms
-from kairosbuild.keys.certificate import Certificate, certificate
+from kairosbuild.keys.certificate import Certificate, certificate, key_at, mismatch
 from kairosbuild.keys.keys import Signer
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import ref, source, text
@@ -74,6 +75,11 @@ class SignModules:
                     "name a node of kind drivers or kernel",
                 )
 
+    def preflight(self, name: str, spec: SignModulesSpec, root: Path) -> Iterator[KbuildError]:
+        """What is known of its key before anything runs."""
+        if problem := mismatch(root / spec.certificate, spec.key and key_at(spec.key, root), name):
+            yield problem
+
     def lock(self, spec: SignModulesSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""
         return UNLOCKED
@@ -109,7 +115,8 @@ def _signer(task: Task) -> tuple[Signer, Certificate]:
             reason="key-missing",
             hint="set `key` to a file, env://NAME or pkcs11:…",
         )
-    return who.signer(spec.key, task.name), who
+    at = str(task.source_path("certificate", ""))
+    return who.signer(key_at(spec.key, Path(at.removesuffix(spec.certificate))), task.name), who
 
 
 def _signed(index: Index, fd: int, by: Signer, who: Certificate) -> tuple[list[Item], list[str]]:

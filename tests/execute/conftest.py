@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kairosbuild.core.digest import Blob, of_bytes
-from kairosbuild.core.errors import NodeError
+from kairosbuild.core.errors import InputError, KbuildError, NodeError
 from kairosbuild.core.events import Event, Events
 from kairosbuild.execute import engine
 from kairosbuild.execute.engine import Outcome, Request, Wiring
@@ -49,6 +49,10 @@ class Join:
 
     def lock(self, spec: JoinSpec, locker: Any) -> Locked:
         return UNLOCKED
+
+    def preflight(self, name: str, spec: JoinSpec, root: Path) -> Iterator[KbuildError]:
+        if spec.add == "told early" and not (root / "excuse").exists():
+            yield InputError(f"{name} would fail", reason="told-early")
 
     def build(self, task: Any) -> dict[str, Blob]:
         if task.spec.pause:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from kairosbuild.core.errors import Problems
+
 
 @pytest.fixture
 def chain(world: Any) -> Any:
@@ -86,3 +88,18 @@ def test_tools_trees_are_planned_too(world: Any) -> None:
 def test_only_what_is_asked_about(chain: Any) -> None:
     chain.node("z", add="z")
     assert set(chain.plan("b")) == {"a", "b"}
+
+
+def test_what_kinds_see_beside_the_recipe_is_told_before_anything_runs(chain: Any) -> None:
+    chain.node("late", "c", add="told early")
+    chain.node("later", "c", add="told early", first=2)
+    for ask in (chain.run, chain.plan):
+        with pytest.raises(Problems) as caught:
+            ask()
+        assert [one.message for one in caught.value.problems] == ["late would fail", "later would fail"]
+    assert chain.executor.ran == []
+    chain.run("c")
+    chain.file("excuse", "")
+    assert chain.run().built == 2
+    (chain.root / "excuse").unlink()
+    assert chain.run().built == 0, "what is as it was is not asked"

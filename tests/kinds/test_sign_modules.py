@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 import lzma
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from module_samples import driver
-from peers import peer
+from peers import peer, softhsm
 from small_task import SmallTask
 
 from kairosbuild.core.canonical import dumps
@@ -77,7 +79,9 @@ def task_for(store: Store, keys: Path, certificate: str = "mine", key: str = "mi
         "drivers": store.cas.put_bytes(dumps(about)),
         "boot": store.cas.put_bytes(b"{}"),
     }
-    spec = SignModulesSpec(of="wifi", certificate="c.pem", key=str(keys / key) if key else "")
+    spec = SignModulesSpec(
+        of="wifi", certificate="c.pem", key=str(keys / key) if key.endswith(".key") else key
+    )
     return SmallTask(
         store,
         spec,
@@ -125,6 +129,32 @@ def test_equal_twice_and_no_key_is_left(debian_store: Store, keys: Path) -> None
     assert first == second
     secret = (keys / "mine.key").read_bytes().splitlines()[1]
     assert not any(secret in blob.read_bytes() for blob in debian_store.root.rglob("*") if blob.is_file())
+
+
+BY_TOKEN = """
+import sys
+from pathlib import Path
+from test_sign_modules import SignModules, Store, task_for
+print(SignModules().build(task_for(Store(Path(sys.argv[1])), Path(sys.argv[2]), key=sys.argv[3]))["layer"].digest)
+"""
+
+
+def test_a_token_signs_the_same_layer(debian_store: Store, keys: Path, tmp_path: Path) -> None:
+    token = softhsm(tmp_path, keys / "mine.key")
+    tests = Path(__file__).parent
+    env = {**os.environ, "SOFTHSM2_CONF": str(tmp_path / "softhsm.conf")}
+    env["PYTHONPATH"] = os.pathsep.join(map(str, (tests, tests.parent, tests.parents[1])))
+    words = [sys.executable, "-c", BY_TOKEN, tmp_path / "store", keys, token]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    by_file = SignModules().build(task_for(debian_store, keys))
+    assert done.stdout.strip() == by_file["layer"].digest
+
+
+def test_a_key_is_looked_for_in_the_workspace_and_held_against_its_certificate(keys: Path) -> None:
+    for key, reasons in {"mine.key": [], "other.key": ["key-mismatch"], "nowhere.key": [], "": []}.items():
+        spec = SignModulesSpec(of="wifi", certificate="mine.pem", key=key)
+        assert [one.reason for one in SignModules().preflight("signed", spec, keys)] == reasons
 
 
 BAD = {

@@ -10,14 +10,14 @@ import struct
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from boot_samples import stub
 from boot_task import BASE, EMPTY, KERNEL, BootTask, layer
-from peers import peer
+from peers import peer, softhsm
 
 from kairosbuild.artifacts.signing import SignSpec, policies
 from kairosbuild.boot import authenticode, ovmf, pcr, uki
@@ -29,7 +29,11 @@ from kairosbuild.graph.node import Input, Outputs
 from kairosbuild.keys import cms, enrolment
 from kairosbuild.keys.certificate import certificate
 from kairosbuild.keys.keys import signer
+from kairosbuild.kinds.boot import Boot
 from kairosbuild.kinds.disk import Disk, DiskSpec
+from kairosbuild.kinds.iso import Iso
+from kairosbuild.kinds.netboot import Netboot
+from kairosbuild.kinds.uki import Uki
 from kairosbuild.store.store import Store
 
 
@@ -254,7 +258,7 @@ def test_signed_lists_are_as_the_firmware_checks_them(keys: Path, tmp_path: Path
     run("openssl", "smime", "-verify", *words, "-certfile", keys / f"public/{by}.crt", "-out", os.devnull)
 
 
-def test_firmware_variables_are_what_virt_fw_vars_reads(keys: Path, tmp_path: Path) -> None:
+def test_firmware_variables_stand_in_the_store_as_edk2_writes_them(keys: Path, tmp_path: Path) -> None:
     """A blank store as OVMF has it: a header, and ones."""
     guid = uuid.UUID("aaf32c78-947b-439a-a180-2e144ec37792").bytes_le
     flash = bytes(72) + guid + struct.pack("<IBBHI", 4096, 0x5A, 0xFE, 0, 0)
@@ -309,20 +313,31 @@ def test_a_wrong_key_is_told_before_anything_is_built(
     assert "PRIVATE" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("sign", "reasons"),
+    [
+        ({"key": "db.key", "enrol": "public"}, []),
+        ({"key": "PK.key"}, ["key-mismatch"]),
+        ({"key": "PK.key", "enrol": "."}, ["key-mismatch", "enrol-missing"]),
+        ({"key": ""}, []),
+        ({"key": "nowhere.key"}, []),
+        ({"key": "env://NOT_SET_ANYWHERE"}, []),
+        ({"key": "pkcs11:token=none;object=none"}, []),
+    ],
+)
+def test_what_is_told_before_anything_runs(keys: Path, sign: dict[str, str], reasons: list[str]) -> None:
+    """A key that is not there may not be needed: what it signed may be in a cache."""
+    for kind in (Boot(), Disk(), Iso(), Netboot(), Uki()):
+        spec = kind.Spec(image="os", sign=SignSpec(certificate="public/db.crt", **sign))
+        assert [one.reason for one in kind.preflight("it", spec, keys)] == reasons
+        assert not list(kind.preflight("it", kind.Spec(image="os"), keys))
+
+
 @pytest.fixture
-def token(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def token(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """SoftHSM with the db key on it."""
-    tool = peer("softhsm2-util", "softhsm2")
-    pytest.importorskip("pkcs11")
-    (tmp_path / "tokens").mkdir()
-    (tmp_path / "softhsm.conf").write_text(f"directories.tokendir = {tmp_path / 'tokens'}\n")
     monkeypatch.setenv("SOFTHSM2_CONF", str(tmp_path / "softhsm.conf"))
-    run(tool, "--init-token", "--free", "--label", "ci", "--pin", "1234", "--so-pin", "4321")
-    run(tool, "--import", keys / "db.key", "--token", "ci", "--label", "db", "--id", "01", "--pin", "1234")
-    (tmp_path / "pin").write_text("1234\n")
-    places = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so")
-    module = next(place for place in places if Path(place).exists())
-    yield f"pkcs11:token=ci;object=db?module-path={module}&pin-source={tmp_path / 'pin'}"
+    return softhsm(tmp_path, keys / "db.key")
 
 
 def test_a_key_on_a_token_signs_the_same_bytes(keys: Path, tmp_path: Path, token: str) -> None:
