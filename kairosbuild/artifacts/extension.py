@@ -14,6 +14,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import os_release
@@ -25,7 +26,7 @@ from kairosbuild.boot.sparse import Part, Sparse
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError
 from kairosbuild.graph.action import LayerRef
-from kairosbuild.graph.node import Outputs, Task
+from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.keys import cms
 from kairosbuild.keys.certificate import Certificate
 from kairosbuild.keys.keys import Signer
@@ -81,6 +82,26 @@ class ExtensionSpec:
     sign: VeritySignSpec | None = record(
         "Sign it, for machines that take nothing else.", VeritySignSpec, None
     )
+
+
+class ExtensionKind:
+    """What the two kinds of extensions have in common: all but which `extension` they are."""
+
+    Spec: ClassVar[type] = ExtensionSpec
+    produces: ClassVar[str] = "file"
+    extension: ClassVar[Extension]
+
+    def tools(self, spec: ExtensionSpec) -> tuple[str, ...]:
+        """mkfs.erofs."""
+        return ("image",)
+
+    def lock(self, spec: ExtensionSpec, locker: Locker) -> Locked:
+        """Nothing is mutable."""
+        return UNLOCKED
+
+    def build(self, task: Task) -> Outputs:
+        """The extension as an image."""
+        return build(task, self.extension)
 
 
 def build(task: Task, extension: Extension) -> Outputs:

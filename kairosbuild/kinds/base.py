@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from kairosbuild.core.digest import Blob, of_file
+from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError
 from kairosbuild.families.apt import Apt
 from kairosbuild.families.below import flatten, flattened, look_at
@@ -15,12 +13,9 @@ from kairosbuild.graph.action import LayerRef
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Material, Outputs, Task
 from kairosbuild.graph.stack import layer_outputs, stored_outputs
 from kairosbuild.recipe.fields import choice, flag, record, ref, source, text, texts
+from kairosbuild.sources.images import resolve
 
 APT = Apt()
-_INDEXES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,54 +106,6 @@ def _known(locked: Locked, locker: Locker) -> Locked:
 
 def _lock_image(image: str, locker: Locker) -> Locked:
     """The image's manifest for the platform and, as materials, its layers."""
-    scheme, rest = ("oci-layout:", image.removeprefix("oci-layout:"))
-    if rest == image:
-        scheme, rest = "oci://", image
-    path = locker.fetch(scheme + rest)
-    document = _document(path, image)
-    blob = of_file(path)
-    name = _without_version(rest)
-    if document.get("mediaType") in _INDEXES or "manifests" in document:
-        chosen = _for_platform(document, locker.platform, image)
-        blob = Blob(chosen["digest"], chosen["size"])
-        path = locker.fetch(f"{scheme}{name}@{blob.digest}", digest=blob.digest, size=blob.size)
-        document = _document(path, image)
-    layers = [Blob(layer["digest"], layer["size"]) for layer in document.get("layers", ())]
-    if not layers:
-        raise InputError(f"{image} is no image: its manifest lists no layers", reason="base-image")
-    materials = tuple(Material(f"{scheme}{name}@{one.digest}", one.digest, one.size) for one in layers)
-    return Locked({"manifest": blob.digest}, materials)
-
-
-def _document(path: Path, image: str) -> dict[str, Any]:
-    import json
-
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise InputError(f"{image} has no manifest that can be read", reason="base-image")
-    return document
-
-
-def _for_platform(index: Mapping[str, Any], platform: str, image: str) -> Mapping[str, Any]:
-    have = []
-    for manifest in index.get("manifests", ()):
-        about = manifest.get("platform") or {}
-        name = f"{about.get('os')}/{about.get('architecture')}"
-        have.append(name)
-        if name == "/".join(platform.split("/")[:2]):
-            return dict(manifest)
-    raise InputError(
-        f"{image} has nothing for {platform}",
-        reason="base-platform",
-        hint="it has " + ", ".join(sorted(have)),
-    )
-
-
-def _without_version(reference: str) -> str:
-    """A reference without its tag and digest; a port is no tag."""
-    name = reference.partition("@")[0]
-    head, colon, tag = name.rpartition(":")
-    return head if colon and "/" not in tag else name
+    found = resolve(image, locker.platform, locker.fetch)
+    layers = tuple(Material(f"{found.place}@{one.digest}", one.digest, one.size) for one in found.layers)
+    return Locked({"manifest": found.manifest}, layers)

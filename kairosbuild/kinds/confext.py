@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from kairosbuild.artifacts import extension
-from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.artifacts.extension import CONFEXT, Extension, ExtensionKind
 
 
-class Confext:
+class Confext(ExtensionKind):
     """See the module."""
 
     name: ClassVar[str] = "confext"
     version: ClassVar[int] = 2
-    Spec: ClassVar[type] = extension.ExtensionSpec
-    produces: ClassVar[str] = "file"
-
-    def tools(self, spec: extension.ExtensionSpec) -> tuple[str, ...]:
-        """mkfs.erofs."""
-        return ("image",)
-
-    def lock(self, spec: extension.ExtensionSpec, locker: Locker) -> Locked:
-        """Nothing is mutable."""
-        return UNLOCKED
-
-    def build(self, task: Task) -> Outputs:
-        """See `artifacts.extension`."""
-        return extension.build(task, extension.CONFEXT)
+    extension: ClassVar[Extension] = CONFEXT

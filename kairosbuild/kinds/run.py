@@ -28,8 +28,8 @@ def _plain(paths: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class RunSpec:
-    """A command over a stack of layers."""
+class CommandSpec:
+    """A command, its root, and what it is given."""
 
     on: tuple[str, ...] = refs("Layers that are the command's root, bottom to top.", accepts=ROOT, least=1)
     command: str = text("What `/bin/sh -euc` runs, as root.", least=1)
@@ -41,41 +41,41 @@ class RunSpec:
         "Files and folders of the workspace at /in/LABEL.", {}, check=_plain
     )
     env: Mapping[str, str] = textmap("Environment variables.", {})
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec(CommandSpec):
+    """A command over a stack of layers."""
+
     drop: tuple[str, ...] = texts("Paths (globs) that are left out of the layer.", ())
 
 
 @dataclass(frozen=True, slots=True)
-class RuleSpec:
-    """A command that makes files."""
+class RuleSpec(CommandSpec):
+    """A command that makes files: it leaves them in /out."""
 
-    on: tuple[str, ...] = refs("Layers that are the command's root, bottom to top.", accepts=ROOT, least=1)
-    command: str = text("What `/bin/sh -euc` runs; it leaves its outputs in /out.", least=1)
-    arguments: tuple[str, ...] = texts("The command's $1, $2, …", ())
     outputs: tuple[str, ...] = texts("Files the command leaves in /out.", least=1, check=_plain)
-    inputs: Mapping[str, str] = refmap(
-        "Nodes whose files are at /in/LABEL (at /in/LABEL/OUTPUT when a node has several).", {}, check=_plain
-    )
-    sources: Mapping[str, str] = sourcemap(
-        "Files and folders of the workspace at /in/LABEL.", {}, check=_plain
-    )
-    env: Mapping[str, str] = textmap("Environment variables.", {})
 
 
-class Run:
+class _Command:
+    """What the two kinds share."""
+
+    def tools(self, spec: CommandSpec) -> tuple[str, ...]:
+        """None: the root has what the command needs."""
+        return ()
+
+    def lock(self, spec: CommandSpec, locker: Locker) -> Locked:
+        """Nothing is mutable."""
+        return UNLOCKED
+
+
+class Run(_Command):
     """What the command changes in its root becomes a layer on top of it."""
 
     name: ClassVar[str] = "run"
     version: ClassVar[int] = 1
     Spec: ClassVar[type] = RunSpec
     produces: ClassVar[str] = "layer"
-
-    def tools(self, spec: RunSpec) -> tuple[str, ...]:
-        """None: the root has what the command needs."""
-        return ()
-
-    def lock(self, spec: RunSpec, locker: Locker) -> Locked:
-        """Nothing is mutable."""
-        return UNLOCKED
 
     def build(self, task: Task) -> Outputs:
         """Run it and keep what changed."""
@@ -97,21 +97,13 @@ class Run:
         return stored_outputs(task, done.layer, below)
 
 
-class Rule:
+class Rule(_Command):
     """What the command leaves in /out becomes the node's files; the root is read-only."""
 
     name: ClassVar[str] = "rule"
     version: ClassVar[int] = 1
     Spec: ClassVar[type] = RuleSpec
     produces: ClassVar[str] = "file"
-
-    def tools(self, spec: RuleSpec) -> tuple[str, ...]:
-        """None: the root has what the command needs."""
-        return ()
-
-    def lock(self, spec: RuleSpec, locker: Locker) -> Locked:
-        """Nothing is mutable."""
-        return UNLOCKED
 
     def build(self, task: Task) -> Outputs:
         """Run it and keep its outputs by name; a single one is also `file`."""
@@ -133,7 +125,7 @@ class Rule:
         return done.outputs
 
 
-def _words(spec: RunSpec | RuleSpec) -> tuple[str, ...]:
+def _words(spec: CommandSpec) -> tuple[str, ...]:
     return ("/bin/sh", "-euc", spec.command, "sh", *spec.arguments)
 
 

@@ -43,9 +43,9 @@ def resolve(image: str, platform: str, fetch: Fetch) -> Resolved:
         blob = _for_platform(document, platform, image)
         document = _document(fetch(f"{place}@{blob.digest}", digest=blob.digest, size=blob.size), image)
     layers = tuple(Blob(layer["digest"], layer["size"]) for layer in document.get("layers", ()))
-    if not layers:
+    config = document.get("config")
+    if not layers or not config:
         raise InputError(f"{image} is no image: its manifest lists no layers", reason="base-image")
-    config = document["config"]
     return Resolved(place, blob.digest, Blob(config["digest"], config["size"]), layers)
 
 

@@ -27,7 +27,9 @@ def image(
     """What a registry holds for an image of these layers."""
     packed = layers or (gzip.compress(LOWER), zstandard.ZstdCompressor().compress(UPPER))
     blobs = [of_bytes(layer) for layer in packed]
-    manifest = json.dumps({"schemaVersion": 2, "layers": [blob.json() for blob in blobs]}).encode()
+    config = of_bytes(b"{}").json()
+    said = {"schemaVersion": 2, "config": config, "layers": [blob.json() for blob in blobs]}
+    manifest = json.dumps(said).encode()
     about: dict[str, Any] = {
         **of_bytes(manifest).json(),
         "platform": {"os": "linux", "architecture": platform},
