@@ -37,13 +37,13 @@ import sys
 from pathlib import Path
 from kairosbuild.core.events import Events
 from kairosbuild.core.digest import Blob
-from kairosbuild.registry.documents import Item
+from kairosbuild.registry.documents import Item, Sent
 from kairosbuild.registry.publish import publish
 from kairosbuild.registry.registries import Registries
 from kairosbuild.store.cas import Cas
 cas = Cas(Path(sys.argv[1]))
 item = Item("os", "image", Blob(sys.argv[3], int(sys.argv[4])))
-publish(Registries().open(sys.argv[2])[0], [item], ["latest"], cas=cas, transport=lambda b, _: b, events=Events())
+publish(Registries().open(sys.argv[2])[0], [item], ["latest"], cas=cas, transport=lambda b, _: Sent(b), events=Events())
 """
 _PULL = """
 import sys
@@ -81,7 +81,7 @@ def sample(folder: Path, count: int, size: int) -> Sample:
     """An image of `count` layers of `size` bytes."""
     from kairosbuild.core import canonical
     from kairosbuild.core.events import Events
-    from kairosbuild.registry.documents import Item
+    from kairosbuild.registry.documents import Item, Sent
     from kairosbuild.registry.publish import publish
     from kairosbuild.registry.registries import Registries
     from kairosbuild.store.cas import Cas
@@ -100,7 +100,7 @@ def sample(folder: Path, count: int, size: int) -> Sample:
     }  # fmt: skip
     blob = cas.put_bytes(canonical.dumps(document))
     layout, _ = Registries().open(f"oci:{folder}/layout")
-    how = {"cas": cas, "transport": lambda layer, _: layer, "events": Events()}
+    how = {"cas": cas, "transport": lambda layer, _: Sent(layer), "events": Events()}
     publish(layout, [Item("os", "image", blob)], ["latest"], **how)  # type: ignore[arg-type]
     return Sample(folder / "layout", folder / "cas", (blob.digest, blob.size))
 

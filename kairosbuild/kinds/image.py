@@ -81,7 +81,11 @@ class ImageSpec:
 
     layers: tuple[str, ...] = refs("The layers, bottom to top.", accepts=("layer",), least=1, names=True)
     config: ImageConfig = record("What a container runtime is told.", ImageConfig, ImageConfig())
-    compression: str = choice("How layers travel.", ("gzip", "zstd"), "gzip")
+    compression: str = choice(
+        "How layers travel. Of zstd:chunked, podman fetches only files that it lacks.",
+        ("gzip", "zstd", "zstd:chunked"),
+        "gzip",
+    )
     several_kernels: bool = flag("Allow more than one kernel; no disk can be made of such an image.")
 
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal, cast
 from kairosbuild.core.digest import CHUNK, Blob
 from kairosbuild.core.errors import InputError
 
-Method = Literal["gzip", "zstd", "none"]
+Method = Literal["gzip", "zstd", "zstd:chunked", "none"]
 
 _GZIP_LEVEL = 2  # of isal's 0 to 3
 _ZSTD_LEVEL = 3
@@ -41,6 +41,8 @@ def compressor_id(method: Method) -> str:
     """
     if method == "none":
         return "none"
+    if method == "zstd:chunked":
+        return f"chunked 1 {compressor_id('zstd')}"
     import isal  # compressors are loaded when needed
     import zstandard
 

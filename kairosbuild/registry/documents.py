@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kairosbuild.core import canonical
@@ -19,10 +19,19 @@ if TYPE_CHECKING:
 CREATED = "org.opencontainers.image.created"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
-SUFFIX = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}
+SUFFIX = {"gzip": "+gzip", "zstd": "+zstd", "zstd:chunked": "+zstd", "none": ""}
 
-Transport = Callable[[Blob, str], Blob]
-"""The compressed form (gzip, zstd) of a layer, made once and remembered by whoever gives this."""
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A layer as it travels, and the annotations that lead into it."""
+
+    blob: Blob
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+Transport = Callable[[Blob, str], Sent]
+"""The compressed form (gzip, zstd, …) of a layer, made once and remembered by whoever gives this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +86,21 @@ def image_package(item: Item, sources: Sources, transport: Transport) -> Package
     document = _document(item, sources.cas)
     method = str(document["compression"])
     plain = [_blob(row["layer"]) for row in document["layers"]]
-    sent = [layer if method == "none" else transport(layer, method) for layer in plain]
+    sent = [Sent(layer) if method == "none" else transport(layer, method) for layer in plain]
     config = canonical.dumps(configuration(document))
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": {"mediaType": CONFIG, **of_bytes(config).json()},
-        "layers": [{"mediaType": LAYER + SUFFIX[method], **layer.json()} for layer in sent],
+        "layers": [_layer(method, layer) for layer in sent],
         "annotations": {CREATED: rfc3339(document["epoch"])},
     }
-    return _package(item.name, manifest, {of_bytes(config): config}, sent, sources)
+    return _package(item.name, manifest, {of_bytes(config): config}, [layer.blob for layer in sent], sources)
+
+
+def _layer(method: str, sent: Sent) -> dict[str, Any]:
+    notes = {"annotations": dict(sent.annotations)} if sent.annotations else {}
+    return {"mediaType": LAYER + SUFFIX[method], **sent.blob.json(), **notes}
 
 
 def artifact_package(item: Item, sources: Sources, subject: Manifest | None) -> Package:

@@ -25,7 +25,7 @@ from kairosbuild.core.errors import HostError
 from kairosbuild.registry.proxies import Proxy, proxy_for
 from kairosbuild.registry.retry import Fault, Limits
 
-PIECE = 1 << 20  # bytes moved at once
+PIECE = 256 << 10  # bytes moved at once: what a processor keeps close while it is hashed and written
 SMALL = 64 << 10  # bytes of a reply that is only for people, or that are read to keep its connection
 _PORTS = {"http": 80, "https": 443}
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from cli_workspace import Workspace
@@ -58,6 +59,29 @@ def test_the_second_machine_does_no_work_and_moves_only_what_is_wanted(
     second.edit("two")
     assert second.run("--cache-from", where, "-o", "both=both.txt")["built"] == 3
     assert (second.folder / "both.txt").read_text() == "two\nhello\n"
+
+
+def test_chunked_layers_come_with_what_leads_into_them(
+    workspace: Workspace, second: Workspace, registry: tuple[str, Path]
+) -> None:
+    """zstd:chunked is a transport like any other: shared, and published again without being made again."""
+    where = f"{registry[0]}/n{next(NUMBERS)}"
+    for one in (workspace, second):
+        text = (one.folder / "image.yaml").read_text()
+        (one.folder / "image.yaml").write_text(text.replace("site]}", 'site], compression: "zstd:chunked"}'))
+    rows = [
+        json.loads(one.kbuild("run", "image.yaml", "--json", "--push", f"{where}:{tag}", *words)[0])
+        for one, tag, words in (
+            (workspace, "a", ("--cache-to", where)),
+            (second, "b", ("--cache-from", where)),
+        )
+    ]
+    assert rows[1]["built"] == 0 and rows[0]["published"][0]["digest"] == rows[1]["published"][0]["digest"]
+    url = f"http://{registry[0]}/v2/{where.partition('/')[2]}/manifests/b"
+    asked = Request(url, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})
+    with urlopen(asked) as reply:
+        layers = json.load(reply)["layers"]
+    assert all("io.github.containers.zstd-chunked.manifest-checksum" in one["annotations"] for one in layers)
 
 
 def test_publishing_from_the_cache_is_a_mount(

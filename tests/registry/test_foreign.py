@@ -20,9 +20,10 @@ from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob, of_bytes
 from kairosbuild.core.errors import HostError
 from kairosbuild.core.events import Event, Events
+from kairosbuild.oci import chunked
 from kairosbuild.oci.entry import Entry
 from kairosbuild.oci.layer import write_layer
-from kairosbuild.registry.documents import Item
+from kairosbuild.registry.documents import Item, Sent
 from kairosbuild.registry.manifests import resolve
 from kairosbuild.registry.publish import Published, publish
 from kairosbuild.registry.pull import pull
@@ -48,24 +49,33 @@ def published(place: str, cas: Cas) -> tuple[Published, ...]:
     return send(place, cas)
 
 
-def send(place: str, cas: Cas, *, limits: Limits | None = None, events: Events | None = None):
-    def transport(layer: Blob, method: str) -> Blob:
-        return cas.put_bytes(gzip.compress(cas.read(layer), 1, mtime=0))
+def send(place: str, cas: Cas, *, limits: Limits | None = None, events: Events | None = None, method="gzip"):
+    def transport(layer: Blob, method: str) -> Sent:
+        if method == "gzip":
+            return Sent(cas.put_bytes(gzip.compress(cas.read(layer), 1, mtime=0)))
+        with cas.writer() as out:
+            _, notes = chunked.compress(cas.path(layer.digest), out)
+            return Sent(out.commit(), notes)
 
     target, _ = Registries(limits=limits).open(place)
     how = {"cas": cas, "transport": transport, "events": events or Events()}
-    return publish(target, [busybox_image(cas), disk(cas)], ["latest"], **how)
+    return publish(target, [busybox_image(cas, method), disk(cas)], ["latest"], **how)
 
 
-def busybox_image(cas: Cas) -> Item:
+def busybox_image(cas: Cas, method: str = "gzip") -> Item:
     busybox = Path(pinned("busybox", "busybox-static")).read_bytes()
+    own = (
+        () if method == "gzip" else ((Entry("zz", "file"), method.encode()),)
+    )  # containers' tools remember by diffID
     rows = [
-        layer(cas, "b", (Entry("bin", "dir", 0o755), None), (Entry("bin/busybox", "file", 0o755), busybox)),
-        layer(cas, "doomed", (Entry("gone", "file"), b"never seen")),
-        layer(cas, "site", (Entry("says", "file"), SAYS.encode()), (Entry(".wh.gone", "file"), b"")),
+        layer(
+            cas, "b", (Entry("bin", "dir", 0o755), None), (Entry("bin/busybox", "file", 0o755), busybox), *own
+        ),
+        layer(cas, "doomed", (Entry("gone", "file"), b"never seen"), *own),
+        layer(cas, "site", (Entry("says", "file"), SAYS.encode()), (Entry(".wh.gone", "file"), b""), *own),
     ]
     document = {
-        "schema": 1, "platform": "linux/amd64", "epoch": 0, "compression": "gzip", "layers": rows,
+        "schema": 1, "platform": "linux/amd64", "epoch": 0, "compression": method, "layers": rows,
         "config": {"Cmd": ["/bin/busybox", "cat", "/says"], "Labels": {"a": "b"}},
     }  # fmt: skip
     return Item("os", "image", cas.put_bytes(canonical.dumps(document)))
@@ -116,6 +126,20 @@ def test_skopeo_reads_the_image(place: str, published: tuple[Published, ...], tm
     assert of_bytes(manifest).digest == published[0].digest
 
 
+def test_skopeo_copies_zstd_chunked(registry: str, cas: Cas, tmp_path: Path) -> None:
+    """What a copy keeps is what a partial pull goes by: the annotations. Decompressed, the layers are themselves."""
+    name = f"docker://{registry}/chunked/n{next(NUMBERS)}"
+    (image, _) = send(name.removeprefix("docker://"), cas, method="zstd:chunked")
+    skopeo("copy", "--src-tls-verify=false", f"{name}:latest", f"oci:{tmp_path}/theirs:v1")
+    target, version = Registries().open(f"oci:{tmp_path}/theirs:v1")
+    layers = resolve(target, version, "linux/amd64").layers
+    assert resolve(target, version, "linux/amd64").digest == image.digest
+    assert all(f"{chunked.NOTE}manifest-checksum" in one.annotations for one in layers)
+    skopeo("copy", "--src-tls-verify=false", "--dest-decompress", f"{name}:latest", f"dir:{tmp_path}/plain")
+    rows = canonical.loads(cas.read(busybox_image(cas, "zstd:chunked").document))["layers"]
+    assert all((tmp_path / "plain" / row["layer"]["digest"][7:]).is_file() for row in rows)
+
+
 def test_we_read_what_skopeo_copied(registry: str, cas: Cas, tmp_path: Path) -> None:
     send(f"oci:{tmp_path}/dist", cas)
     name = f"{registry}/skopeo/n{next(NUMBERS)}"
@@ -153,8 +177,10 @@ def podman() -> Iterator[list[str]]:
     shutil.rmtree(home, ignore_errors=True)
 
 
-def test_podman_runs_the_image(place: str, published: tuple[Published, ...], podman: list[str]) -> None:
+@pytest.mark.parametrize("method", ["gzip", "zstd:chunked"])
+def test_podman_runs_the_image(place: str, cas: Cas, podman: list[str], method: str) -> None:
     outside_of_a_chroot("podman")
+    send(place, cas, method=method)
     name = f"{place}:latest"
     run(*podman, "pull", "-q", "--tls-verify=false", name)
     identity = run(*podman, "images", "-q", "--no-trunc").strip()

@@ -11,6 +11,7 @@ from test_foreign import busybox_image, disk
 
 from kairosbuild.core.events import Events
 from kairosbuild.registry import referrers
+from kairosbuild.registry.documents import Sent
 from kairosbuild.registry.publish import publish
 from kairosbuild.registry.pull import pull
 from kairosbuild.registry.registries import Registries
@@ -33,7 +34,7 @@ def send(where: str, cas: Cas) -> tuple:
     import gzip
 
     def transport(layer, _):
-        return cas.put_bytes(gzip.compress(cas.read(layer), 1, mtime=0))
+        return Sent(cas.put_bytes(gzip.compress(cas.read(layer), 1, mtime=0)))
 
     items = [busybox_image(cas), disk(cas)]
     return publish(

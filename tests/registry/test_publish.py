@@ -19,7 +19,7 @@ from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob, of_bytes
 from kairosbuild.core.errors import HostError, InputError
 from kairosbuild.core.events import Event, Events
-from kairosbuild.registry.documents import Item
+from kairosbuild.registry.documents import Item, Sent
 from kairosbuild.registry.fetch import download
 from kairosbuild.registry.manifests import resolve
 from kairosbuild.registry.publish import Published, publish
@@ -60,10 +60,10 @@ class Build:
         }  # fmt: skip
         return Item(name, "artifact", self.cas.put_bytes(canonical.dumps(document)), subject)
 
-    def transport(self, layer: Blob, method: str) -> Blob:
+    def transport(self, layer: Blob, method: str) -> Sent:
         assert method == "gzip"
         self.compressed.append(layer)
-        return self.cas.put_bytes(gzip.compress(self.cas.read(layer), mtime=0))
+        return Sent(self.cas.put_bytes(gzip.compress(self.cas.read(layer), mtime=0)))
 
     def publish(self, target: Target, *items: Item, tags=("latest",), **more) -> tuple[Published, ...]:
         how = {"cas": self.cas, "transport": self.transport, "events": Events(), **more}
@@ -150,7 +150,7 @@ def test_another_tag_for_the_same_sends_a_tag(build: Build, faults: FaultServer)
 
 
 def test_blobs_of_a_known_repository_are_mounted(build: Build, faults: FaultServer) -> None:
-    layer = build.transport(build.cas.put_bytes(b"a" * 9999), "gzip")
+    layer = build.transport(build.cas.put_bytes(b"a" * 9999), "gzip").blob
     faults.blobs["base/debian", layer.digest] = build.cas.read(layer)
     item = build.image("os", b"a" * 9999)
     (image,) = build.publish(opened(faults.host), item, origin={layer.digest: "base/debian"}.get)
@@ -262,12 +262,12 @@ def test_a_registry_that_dies_has_no_tag_on_half_an_image(
 
 def test_a_damaged_blob_is_not_published_and_set_aside(build: Build, faults: FaultServer) -> None:
     item = build.image("os", b"a" * 100_000)
-    compressed = build.transport(of_bytes(b"a" * 100_000), "gzip")
+    compressed = build.transport(of_bytes(b"a" * 100_000), "gzip").blob
     file = build.cas.path(compressed.digest)
     file.chmod(0o644)
     file.write_bytes(bytes(compressed.size))
     with pytest.raises(HostError) as caught:
-        build.publish(opened(faults.host), item, transport=lambda *_: compressed)
+        build.publish(opened(faults.host), item, transport=lambda *_: Sent(compressed))
     assert caught.value.reason == "blob-corrupt"
     assert faults.tags("os/debian") == set()
     assert not file.exists()
