@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from kairosbuild.core.digest import Blob, of_file
 from kairosbuild.core.errors import InputError, NodeError
-from kairosbuild.families.below import files_below, tree
+from kairosbuild.families.below import files_below
 from kairosbuild.families.family import Below, DriversRequest, Keep, KernelRequest, Request
+from kairosbuild.families.steps import architecture, check_words, install, lists, no_drivers, resolve
 from kairosbuild.graph.action import Action, LayerRef
 from kairosbuild.graph.node import Locked, Locker, Material, Task
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _DATABASES = ("lib/apk/db/installed", "usr/lib/apk/db/installed")
 _KEYS = ("etc/apk/keys/", "usr/share/apk/keys/")
-_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}
 _BRANCH = re.compile(r"(\d+\.\d+)(?:\.\d+)?")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._:/-]*([=<>~]+[A-Za-z0-9+._:-]+)?(@[a-z]+)?")
 _STEP = re.compile(
@@ -73,7 +73,7 @@ class Apk:
 
     def lock(self, request: Request, below: Below, locker: Locker) -> Locked:
         """apk's plan for what is missing. The files are fetched now: the index knows SHA-1 only."""
-        _check(request)
+        check_words(request, _WORD, "NAME, NAME=VERSION, NAME~VERSION")
         repositories = _repositories(request.release, request.repositories, below)
         found = _look(below, locker)
         index, indexes = _open(repositories, found, locker)
@@ -100,16 +100,9 @@ class Apk:
             f"packages/{one['name']}-{one['version']}.apk": Blob(one["digest"], one["size"])
             for one in data["packages"]
         }
-        return Action(
-            ("/bin/sh", "-c", _INSTALL, "sh", *data["world"]["add"]),
-            tuple(one.layer for one in below),
-            files,
-            env={"HOME": "/root", "REMOVED": " ".join(data["world"]["remove"])},
-            cwd="/",
-            layer=True,
-            drop=DROPPED,
-            platform=task.platform,
-        )
+        command = ("/bin/sh", "-c", _INSTALL, "sh", *data["world"]["add"])
+        env = {"HOME": "/root", "REMOVED": " ".join(data["world"]["remove"])}
+        return install(task, command, files, below, DROPPED, env)
 
     def lock_kernel(self, request: KernelRequest, below: Below, locker: Locker) -> Locked:
         """The package of this name, such as linux-virt: kernel and modules are in one."""
@@ -125,11 +118,7 @@ class Apk:
 
     def lock_drivers(self, request: DriversRequest, kernel: Locked, locker: Locker) -> Locked:
         """Not yet. Raises InputError (`drivers-family`)."""
-        raise InputError(
-            "drivers are taken from distributions of the family apt only",
-            reason="drivers-family",
-            hint="install the modules' packages by a node of kind packages",
-        )
+        raise no_drivers()
 
     def unpack(self, files: Sequence[Path], spool: BinaryIO, keep: Keep) -> list[Item]:
         """The files of these packages, less links that lead from the modules to elsewhere."""
@@ -146,16 +135,6 @@ class Apk:
 
 
 # -- resolving -------------------------------------------------------------------------------------
-
-
-def _check(request: Request) -> None:
-    for word in (*request.install, *request.remove):
-        if not _WORD.fullmatch(word):
-            raise InputError(
-                f"{word!r} is not the name of a package",
-                reason="package-name",
-                hint="NAME, NAME=VERSION, NAME~VERSION",
-            )
 
 
 def _repositories(release: str, names: Sequence[str], below: Below) -> list[Repository]:
@@ -186,7 +165,7 @@ def _open(
     from kairosbuild.sources.apkindex import Index, packages_of, read_index
 
     keys = {path.rpartition("/")[2]: data for path, data in found.items() if path.startswith(_KEYS)}
-    arch = _ARCH[locker.platform.split("/")[1]]
+    arch = architecture(locker.platform)
     packages: list[Package] = []
     files: dict[str, Path] = {}
     for one in repositories:
@@ -208,22 +187,10 @@ def _plan(
     kept = [word for word in dict.fromkeys(world) if re.split("[=<>~@]", word)[0] not in gone]
     places = sorted({path.rpartition("/")[0].rpartition("/")[0] for path in indexes})
     inputs = {path: locker.put_bytes(file.read_bytes()) for path, file in indexes.items()}
-    action = Action(
-        ("/bin/sh", "-c", _RESOLVE, "sh", database, *request.install),
-        (tree(below, locker),),
-        {
-            **inputs,
-            "installed": locker.put_bytes(installed.encode()),
-            "world": locker.put_bytes("".join(f"{word}\n" for word in kept).encode()),
-            "repositories": locker.put_bytes("".join(f"/in/{place}\n" for place in places).encode()),
-        },
-        ("plan",),
-        cwd="/",
-        layer=True,
-        drop=("*",),
-        platform=locker.platform,
-    )
-    return locker.path(locker.execute(action).outputs["plan"]).read_bytes().decode("utf-8", "replace")
+    inputs |= lists(locker, {"world": kept, "repositories": [f"/in/{place}" for place in places]})
+    inputs["installed"] = locker.put_bytes(installed.encode())
+    command = ("/bin/sh", "-c", _RESOLVE, "sh", database, *request.install)
+    return resolve(command, inputs, ("plan",), below, locker)["plan"]
 
 
 def _installed(text: str, below: Below, locker: Locker) -> tuple[str, list[str]]:

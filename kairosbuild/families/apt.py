@@ -12,8 +12,9 @@ from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError
 from kairosbuild.families.below import files_below
 from kairosbuild.families.family import Below, DriversRequest, Keep, KernelRequest, Request, System
+from kairosbuild.families.steps import materials
 from kairosbuild.graph.action import Action, LayerRef
-from kairosbuild.graph.node import Locked, Locker, Material, Outputs, Task
+from kairosbuild.graph.node import Locked, Locker, Outputs, Task
 
 if TYPE_CHECKING:
     from kairosbuild.oci.layer import Item
@@ -50,7 +51,7 @@ class Apt:
             "removed": sorted(plan.removed),
             "repositories": [suite.json() for suite in suites],
         }
-        return Locked(data, _materials(plan.packages))
+        return Locked(data, materials(plan.packages))
 
     def install(self, task: Task, part: Locked, below: Sequence[LayerRef]) -> Action:
         """Let the stack's dpkg take apt's steps."""
@@ -78,7 +79,7 @@ class Apt:
             "compiler": compiler,
             "repositories": [release.suite.json() for release in archive.releases],
         }
-        return Locked(data, _materials([*packages, *found]))
+        return Locked(data, materials([*packages, *found]))
 
     def lock_drivers(self, request: DriversRequest, kernel: Locked, locker: Locker) -> Locked:
         """What the archive of the kernel has of it."""
@@ -116,7 +117,7 @@ class Apt:
             "repositories": [one.json() for one in wanted],
             "system": System(self.name, "debian", codename=suite).json(),
         }
-        return Locked(data, _materials(packages))
+        return Locked(data, materials(packages))
 
     def bootstrap(self, task: Task) -> Outputs:
         """Unpack everything with its owners, then let dpkg install it all over again, and keep the sum."""
@@ -233,10 +234,6 @@ def _steps(steps: Sequence[tuple[str, Sequence[str]]], names: frozenset[str]) ->
     """Of apt's steps those of these packages. What they need was there before, or has its steps here."""
     kept = ((step, [name for name in some if name in names]) for step, some in steps)
     return [(step, some) for step, some in kept if some]
-
-
-def _materials(packages: Sequence[Package]) -> tuple[Material, ...]:
-    return tuple(Material(package.uri, package.digest, package.size) for package in packages)
 
 
 def _image_status(below: Below, locker: Locker) -> bytes:

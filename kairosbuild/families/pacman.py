@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError
-from kairosbuild.families.below import files_below, tree
+from kairosbuild.families.below import files_below
 from kairosbuild.families.family import Below, DriversRequest, Keep, KernelRequest, Request
+from kairosbuild.families.steps import (
+    architecture,
+    check_words,
+    fetched,
+    install,
+    lists,
+    materials,
+    no_drivers,
+    resolve,
+)  # fmt: skip
 from kairosbuild.families.traces import IDENTITIES, SETTLED, TRACES
 from kairosbuild.graph.action import Action, LayerRef
 from kairosbuild.graph.node import Locked, Locker, Material, Task
@@ -21,7 +30,6 @@ if TYPE_CHECKING:
     from kairosbuild.sources.alpm import Described, Index, Repository
 
 _KEYS = "usr/share/pacman/keyrings/"
-_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}
 _WORD = re.compile(r"[a-z0-9@][A-Za-z0-9@._+-]*([<>=]{1,2}[A-Za-z0-9.:_+~-]+)?")
 _DROPPED = (*TRACES, *IDENTITIES, "var/cache/pacman/*", "var/lib/pacman/sync/*", "var/lib/pacman/db.lck")
 
@@ -92,7 +100,7 @@ class Pacman:
 
     def lock(self, request: Request, below: Below, locker: Locker) -> Locked:
         """pacman's plan for what is missing; each package is fetched, and signed by a key of the base's keyring."""
-        _check(request)
+        check_words(request, _WORD, "NAME, or NAME=VERSION")
         repositories = _repositories(request.repositories, below)
         index, databases = _open(repositories, locker)
         for word in request.install:
@@ -119,20 +127,8 @@ class Pacman:
             f"packages/{name}": Blob(one["digest"], one["size"])
             for name, one in zip(names, data["packages"], strict=True)
         }
-        lists = {"asked": data["asked"], "remove": data["removed"]}
-        given = {
-            name: task.put_bytes("".join(f"{w}\n" for w in words).encode()) for name, words in lists.items()
-        }
-        return Action(
-            ("/bin/sh", "-c", _INSTALL),
-            tuple(one.layer for one in below),
-            {**files, **given},
-            env={"HOME": "/root"},
-            cwd="/",
-            layer=True,
-            drop=_DROPPED,
-            platform=task.platform,
-        )
+        given = lists(task, {"asked": data["asked"], "remove": data["removed"]})
+        return install(task, ("/bin/sh", "-c", _INSTALL), files | given, below, _DROPPED, {"HOME": "/root"})
 
     def lock_kernel(self, request: KernelRequest, below: Below, locker: Locker) -> Locked:
         """The package of this name, such as linux or linux-lts: kernel and modules are in one."""
@@ -147,11 +143,7 @@ class Pacman:
 
     def lock_drivers(self, request: DriversRequest, kernel: Locked, locker: Locker) -> Locked:
         """Not yet. Raises InputError (`drivers-family`)."""
-        raise InputError(
-            "drivers are taken from distributions of the family apt only",
-            reason="drivers-family",
-            hint="install the modules' packages by a node of kind packages",
-        )
+        raise no_drivers()
 
     def unpack(self, files: Sequence[Path], spool: BinaryIO, keep: Keep) -> list[Item]:
         """The files of these packages."""
@@ -160,14 +152,6 @@ class Pacman:
         items = [item for file in files for item in unpack(file, spool) if keep(item[0].path)]
         spool.flush()
         return items
-
-
-def _check(request: Request) -> None:
-    for word in (*request.install, *request.remove):
-        if not _WORD.fullmatch(word):
-            raise InputError(
-                f"{word!r} is not the name of a package", reason="package-name", hint="NAME, or NAME=VERSION"
-            )
 
 
 def _repositories(names: Sequence[str], below: Below) -> list[Repository]:
@@ -181,7 +165,7 @@ def _repositories(names: Sequence[str], below: Below) -> list[Repository]:
 def _open(repositories: Sequence[Repository], locker: Locker) -> tuple[Index, dict[str, Path]]:
     from kairosbuild.sources.alpm import Index, read_database
 
-    arch = _ARCH[locker.platform.split("/")[1]]
+    arch = architecture(locker.platform)
     files = {one.name: locker.fetch(one.uri(arch, f"{one.name}.db")) for one in repositories}
     packages = [p for one in repositories for p in read_database(files[one.name], one, arch)]
     return Index(packages), files
@@ -201,25 +185,11 @@ def _resolve(
         gone.add(name)
         if name not in below.removed:
             inputs[f"local/{folder}/desc"] = locker.put_bytes(text.encode())
-    lists = {
+    words = {
         "repositories": list(databases), "gone": sorted(gone), "install": request.install, "remove": request.remove,
     }  # fmt: skip
-    inputs |= {
-        name: locker.put_bytes("".join(f"{w}\n" for w in words).encode()) for name, words in lists.items()
-    }
-    outputs = ("plan", "removed", "complaint")
-    action = Action(
-        ("/bin/sh", "-c", _RESOLVE),
-        (tree(below, locker),),
-        inputs,
-        outputs,
-        cwd="/",
-        layer=True,
-        drop=("*",),
-        platform=locker.platform,
-    )
-    done = locker.execute(action).outputs
-    left = {name: locker.path(done[name]).read_text("utf-8", "replace") for name in outputs}
+    inputs |= lists(locker, words)
+    left = resolve(("/bin/sh", "-c", _RESOLVE), inputs, ("plan", "removed", "complaint"), below, locker)
     if complaint := left["complaint"].strip():
         raise _no_way(request, complaint)
     plan = [line.split()[1:3] for line in left["plan"].splitlines() if len(line.split()) == 3]
@@ -279,10 +249,5 @@ def _verified(packages: Sequence[Described], below: Below, locker: Locker) -> tu
         )
     keys = list(found.values())
 
-    def one(described: Described) -> Material:
-        package = described.package
-        verify(locker.fetch(package.uri, digest=package.digest, size=package.size), described, keys)
-        return Material(package.uri, package.digest, package.size)
-
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        return tuple(pool.map(one, packages))
+    fetched(packages, lambda one: one.package, lambda file, one: verify(file, one, keys), locker)
+    return materials(one.package for one in packages)

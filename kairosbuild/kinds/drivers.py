@@ -360,7 +360,7 @@ def _file(file: tuple[str, bytes]) -> Item:
 
 def _written(task: Task, items: Sequence[Item], out: BinaryIO) -> bytes:
     from kairosbuild.oci.layer import write_layer
-    from kairosbuild.sources.deb import with_parents
+    from kairosbuild.sources.spool import with_parents
 
     placed = {entry.path: (entry, content) for entry, content in items}
     return write_layer(with_parents(placed), out, task.epoch, flat_time=True)

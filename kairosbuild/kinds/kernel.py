@@ -298,7 +298,7 @@ def _file(path: str, content: bytes) -> Item:
 
 def _layer(task: Task, name: str, items: Mapping[str, Item]) -> tuple[Path, bytes]:
     from kairosbuild.oci.layer import write_layer
-    from kairosbuild.sources.deb import with_parents
+    from kairosbuild.sources.spool import with_parents
 
     made = task.scratch / name
     with made.open("wb") as out:

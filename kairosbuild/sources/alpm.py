@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kairosbuild.core.digest import CHUNK
 from kairosbuild.core.errors import HostError, InputError, nearest
-from kairosbuild.oci.layer import Item, Slice
+from kairosbuild.oci.layer import Item
+from kairosbuild.sources.spool import spooled
 from kairosbuild.sources.stanza import Package
 
 Fields = Mapping[str, tuple[str, ...]]
@@ -142,10 +142,7 @@ def unpack(path: Path, spool: BinaryIO) -> Iterator[Item]:
     from kairosbuild.oci.transport import decompress
 
     with path.open("rb") as stream:
-        for entry, content in read_tar(decompress(stream)):
-            if entry.path.startswith("."):
-                continue
-            yield entry, _kept(content, spool) if content is not None else None
+        yield from spooled(read_tar(decompress(stream)), spool, lambda name: not name.startswith("."))
 
 
 def verify(path: Path, one: Described, certificates: Sequence[bytes]) -> None:
@@ -185,10 +182,3 @@ def _info(path: Path) -> bytes:
             if entry.path == ".PKGINFO" and content is not None:
                 return content.read()
     raise HostError(f"{path.name} is no package", reason="repository-format")
-
-
-def _kept(content: BinaryIO, spool: BinaryIO) -> Slice:
-    at = spool.tell()
-    while chunk := content.read(CHUNK):
-        spool.write(chunk)
-    return Slice(spool.fileno(), at)

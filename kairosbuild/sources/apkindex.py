@@ -19,9 +19,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kairosbuild.core.digest import CHUNK
 from kairosbuild.core.errors import HostError, InputError, nearest
-from kairosbuild.oci.layer import Item, Slice
+from kairosbuild.oci.layer import Item
+from kairosbuild.sources.spool import spooled
 
 _SIGNATURE = re.compile(r"\.SIGN\.(RSA|RSA256)\.(.+)")
 _TAMPERED = "the mirror, or something on the way to it, serves what its distribution did not sign"
@@ -183,17 +183,7 @@ def unpack(path: Path, spool: BinaryIO) -> Iterator[Item]:
     from kairosbuild.oci.transport import decompress
 
     with path.open("rb") as stream:
-        for entry, content in read_tar(decompress(stream)):
-            if _CONTROL.fullmatch(entry.path):
-                continue
-            yield entry, _kept(content, spool) if content is not None else None
-
-
-def _kept(content: BinaryIO, spool: BinaryIO) -> Slice:
-    at = spool.tell()
-    while chunk := content.read(CHUNK):
-        spool.write(chunk)
-    return Slice(spool.fileno(), at)
+        yield from spooled(read_tar(decompress(stream)), spool, lambda name: not _CONTROL.fullmatch(name))
 
 
 def _stream(data: bytes) -> tuple[bytes, bytes]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from kairosbuild.core.digest import CHUNK
 from kairosbuild.core.errors import InputError
-from kairosbuild.oci.entry import Entry, parent
-from kairosbuild.oci.layer import Item, Slice
+from kairosbuild.oci.entry import Entry
+from kairosbuild.oci.layer import Item
 from kairosbuild.oci.reader import read_tar
 from kairosbuild.oci.transport import decompress
+from kairosbuild.sources.spool import Keep, as_tree, spooled
 
 MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 """The folders that are links into /usr since Debian 12 (file-hierarchy(7), "merged /usr")."""
 
-Keep = Callable[[str], bool]
 _MAGIC = b"!<arch>\n"
 _LIB64 = ("amd64", "ppc64el", "loong64")
 
@@ -29,34 +30,8 @@ def unpack(debs: Iterable[Path], spool: BinaryIO, keep: Keep = lambda path: True
     Contents go to `spool` (an open real file, which the items refer to). Where two packages have a path,
     the later one's file and the earlier one's folder win, as with dpkg. `keep` decides by path.
     """
-    found: dict[str, Item] = {}
-    offset = spool.tell()
-    for deb in debs:
-        for entry, content in members(deb):
-            if not keep(entry.path):
-                continue
-            before = found.get(entry.path)
-            if before and before[0].type == "dir" and entry.type in ("dir", "symlink"):
-                continue
-            if content is None:
-                found[entry.path] = entry, None
-                continue
-            while chunk := content.read(CHUNK):
-                spool.write(chunk)
-            found[entry.path] = entry, Slice(spool.fileno(), offset)
-            offset += entry.size
-    spool.flush()
-    return with_parents(found)
-
-
-def with_parents(found: dict[str, Item]) -> list[Item]:
-    """These items, and a plain folder wherever one is only implied."""
-    for path in list(found):
-        above = parent(path)
-        while above and above not in found:
-            found[above] = Entry(above, "dir", 0o755), None
-            above = parent(above)
-    return list(found.values())
+    items = chain.from_iterable(spooled(members(deb), spool, keep) for deb in debs)
+    return as_tree(items, spool, folders_stay=True)
 
 
 def merged_links(architecture: str = "amd64") -> list[Item]:

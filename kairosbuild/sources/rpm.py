@@ -9,18 +9,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from kairosbuild.core.digest import CHUNK
 from kairosbuild.core.errors import HostError, InputError
 from kairosbuild.oci.entry import Entry, EntryType, check_path
-from kairosbuild.oci.layer import Item, Slice
+from kairosbuild.oci.layer import Item
 from kairosbuild.oci.parse import read_exactly
 from kairosbuild.oci.transport import decompress
-from kairosbuild.sources.deb import merged, with_parents
+from kairosbuild.sources.deb import merged
+from kairosbuild.sources.spool import Keep, as_tree, spooled
 
 _LEAD, _MAGIC, _LIMIT = b"\xed\xab\xee\xdb", b"\x8e\xad\xe8\x01", 256 << 20
 _NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
@@ -29,8 +31,6 @@ _SIGNATURES = (278, 268, 267)  # OpenPGP (base64 each), RSA, DSA; all over the h
 _SHA256 = 8  # of OpenPGP's algorithms
 _SIZE = {2: 1, 3: 2, 4: 4, 5: 8}
 _TYPES: dict[int, EntryType] = {0o100000: "file", 0o040000: "dir", 0o120000: "symlink"}
-
-Keep = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,21 +120,7 @@ def unpack(rpms: Iterable[Path], spool: BinaryIO, keep: Keep = lambda path: True
 
     Contents go to `spool` (an open real file, which the items refer to).
     """
-    found: dict[str, Item] = {}
-    offset = spool.tell()
-    for file in rpms:
-        for entry, content in members(file):
-            if not keep(entry.path):
-                continue
-            if content is None:
-                found[entry.path] = entry, None
-                continue
-            while chunk := content.read(CHUNK):
-                spool.write(chunk)
-            found[entry.path] = entry, Slice(spool.fileno(), offset)
-            offset += entry.size
-    spool.flush()
-    return with_parents(found)
+    return as_tree(chain.from_iterable(spooled(members(file), spool, keep) for file in rpms), spool)
 
 
 def members(file: Path) -> Iterator[tuple[Entry, BinaryIO | None]]:

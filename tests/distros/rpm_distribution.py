@@ -28,10 +28,11 @@ from kairosbuild.oci.entry import Entry
 from kairosbuild.oci.index import Index
 from kairosbuild.oci.layer import Item, write_layer
 from kairosbuild.oci.merge import merge
-from kairosbuild.sources.deb import members, merged_links, with_parents
+from kairosbuild.sources.deb import members, merged_links
 from kairosbuild.sources.debian import Suite, closure, open_archive
 from kairosbuild.sources.download import Downloader, Wanted
 from kairosbuild.sources.mirrors import find
+from kairosbuild.sources.spool import with_parents
 from kairosbuild.store.store import Store
 
 _KEPT = 6 * 3600.0  # seconds; another working copy may be at another version
@@ -87,6 +88,7 @@ _SCRIPTS: Mapping[str, Mapping[str, str]] = {
     },
     "dbus-broker": {"%post": "systemctl preset dbus-broker.service >/dev/null 2>&1 || :"},
     "systemd-udev": {"%post": "systemd-hwdb update >/dev/null 2>&1 || :"},
+    "udev": {"%post": "systemd-hwdb update >/dev/null 2>&1 || :"},
 }  # fmt: skip
 
 
@@ -99,8 +101,9 @@ class Shape:
     client: tuple[str, ...]
     repositories: tuple[str, ...]
     key: str
+    keys: str = "etc/pki/rpm-gpg"
     like: str = ""
-    kernel: tuple[str, str] = ("kernel-core", "kernel-modules-core")
+    kernel: tuple[str, ...] = ("kernel-core", "kernel-modules-core")
     database: str = "/usr/lib/sysimage/rpm"
     signed_metadata: bool = False
     without: tuple[str, ...] = WITHOUT
@@ -126,6 +129,23 @@ ROCKY = Shape(
     like="rhel centos fedora",
     database="/var/lib/rpm",
     without=tuple(n for n in WITHOUT if n not in ("libpython3-stdlib", "python3", "python3-minimal")),
+)  # fmt: skip
+ALMALINUX = replace(
+    ROCKY,
+    id="almalinux",
+    repositories=("almalinux/9/BaseOS/x86_64/os", "almalinux/9/AppStream/x86_64/os"),
+    key="RPM-GPG-KEY-AlmaLinux-9",
+)
+TUMBLEWEED = Shape(
+    "opensuse-tumbleweed", "latest", ("zypper",),
+    ("opensuse/tumbleweed/repo/oss",),
+    "opensuse.asc",
+    keys="usr/lib/rpm/gnupg/keys",
+    like="opensuse suse",
+    kernel=("kernel-default",),
+    signed_metadata=True,
+    more=("util-linux-extra",),
+    names=NAMES | {"udev": "udev", "iproute2": "iproute2", "util-linux-extra": "util-linux-systemd"},
 )  # fmt: skip
 
 
@@ -184,7 +204,11 @@ class _Making:
         rpms = [of_deb(self.archive, name, files[name], self.stage, called) for name in names]
         for rpm in rpms:
             rpm.scripts = _SCRIPTS.get(rpm.name, {})
-            rpm.requires += {"util-linux": ("mount", "login"), "systemd-udev": ("kmod",)}.get(rpm.name, ())
+            rpm.requires += {
+                "util-linux": ("mount", "login"),
+                "systemd-udev": ("kmod",),
+                "udev": ("kmod",),
+            }.get(rpm.name, ())
             rpm.provides += ("/bin/sh", "/sbin/ldconfig") if rpm.name == "bash" else ()
             for path in [path for path in rpm.files if _unwanted(path)]:
                 del rpm.files[path]
@@ -241,7 +265,7 @@ class _Making:
         rpm = Rpm(self._release, shape.version, "1")
         rpm.add("usr/lib/os-release", "\n".join([*lines, ""]).encode(), self.stage)
         rpm.add("etc/os-release", "../usr/lib/os-release", self.stage)
-        rpm.add(f"etc/pki/rpm-gpg/{shape.key}", self.signer.certificate(), self.stage)
+        rpm.add(f"{shape.keys}/{shape.key}", self.signer.certificate(), self.stage)
         rpm.add("etc/rpm/macros.dist", f"%_dbpath {shape.database}\n".encode(), self.stage)
         for path, content in shape.files.items():
             rpm.add(path, content, self.stage)
@@ -254,9 +278,10 @@ class _Making:
         return [one.name for one in _with_parts(_real(KernelRequest(KERNEL), self.archive), self.archive)]
 
     def _kernel(self, debs: list[Path], names: list[str]) -> list[Rpm]:
-        """A kernel in two packages, its image beside its modules, and one that only names them."""
+        """A kernel in two packages or one, its image beside its modules, and one that only names them."""
         _, version, release = evr(self.archive.newest(names[0]).version)
-        core, modules = (Rpm(name, version, release) for name in self.shape.kernel)
+        parts = [Rpm(name, version, release) for name in self.shape.kernel]
+        core, modules = parts[0], parts[-1]
         folder = self.stage / "kernel"
         folder.mkdir(parents=True)
         uname = ""
@@ -278,6 +303,8 @@ class _Making:
             name = f"usr/lib/modules/{uname}/{path.removeprefix('boot/').removesuffix(f'-{uname}')}"
             core.files[name] = replace(entry, path=name), place
         called = uname.replace("-", "_")  # two of them are no version to rpm
+        if core is modules:
+            return [core]
         core.requires = (f"{modules.name}-uname-r = {called}",)
         core.provides = (f"{core.name}-uname-r = {called}",)
         modules.provides = (f"{modules.name}-uname-r = {called}",)

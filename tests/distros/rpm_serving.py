@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,21 +44,31 @@ class Served:
 @contextmanager
 def served(place: Path, image: str, work: Path) -> Iterator[Served]:
     """Serve what `rpm_distribution.made` made; the image as HOST/NAME:TAG, which the registry mirrors."""
-    server = Server(Folder(place / "repos"))
+    names = [folder.name for folder in (place / "repos").iterdir()]
+    with serving(Folder(place / "repos"), {one: one for one in names}, place / "image", image, work) as there:
+        yield there
+
+
+@contextmanager
+def serving(
+    files: dict[str, bytes], mirrors: Mapping[str, str], layout: Path, image: str, work: Path
+) -> Iterator[Served]:
+    """Serve these files, where each mirror is a folder of them, and the image of a layout."""
+    server = Server(files)
     host, _, name = image.partition("/")
     work.mkdir(parents=True, exist_ok=True)
     with started(work) as (registry, _):
         command = [peer("skopeo"), "copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]
-        subprocess.run([*command, f"oci:{place / 'image'}", f"docker://{registry}/{name}"], check=True)
-        mirrors = work / "registries.conf"
-        mirrors.write_text(
+        subprocess.run([*command, f"oci:{layout}", f"docker://{registry}/{name}"], check=True)
+        configured = work / "registries.conf"
+        configured.write_text(
             f'[[registry]]\nlocation = "{host}"\n[[registry.mirror]]\nlocation = "{registry}"\n'
         )
-        names = [folder.name for folder in (place / "repos").iterdir()]
         environment = {
-            f"KBUILD_MIRROR_{one.upper().replace('-', '_')}": f"{server.url}/{one}" for one in names
+            f"KBUILD_MIRROR_{one.upper().replace('-', '_')}": f"{server.url}/{path}".rstrip("/")
+            for one, path in mirrors.items()
         }
-        yield Served(registry, server, {"CONTAINERS_REGISTRIES_CONF": str(mirrors), **environment})
+        yield Served(registry, server, {"CONTAINERS_REGISTRIES_CONF": str(configured), **environment})
     server.close()
 
 

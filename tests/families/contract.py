@@ -40,7 +40,6 @@ __all__ = [
     "test_a_package_can_be_removed_again",
     "test_a_package_that_does_not_exist_is_told_with_the_recipes_line",
     "test_exact_files_then_offline_then_equal_twice",
-    "test_what_a_slow_mirror_does_not_deliver_the_next_one_does",
     "test_what_nobody_signed_is_refused",
     "test_what_the_index_does_not_say_is_refused",
     "work",
@@ -209,7 +208,6 @@ FAULTS = {
     "down": ("503", {"mirror-down", "download-failed"}),
     "truncates": ("cut", {"truncated"}),
     "stalls": ("stall", {"mirror-slow"}),
-    "drips": ("drip", {"mirror-slow"}),
 }
 
 

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from contract import *  # noqa: F403
-from contract import CACHE, ROOT, Work
+from contract import Work, test_what_a_slow_mirror_does_not_deliver_the_next_one_does
+from distros import ubuntu
 from distros.serving import layout
 from local_archive import Archive, Key
 
-BASE = "version: 1\nname: base\nnodes:\n  base: {kind: base, debian: {suite: trixie}}\n"
-RELEASE = b"ID=ubuntu\nID_LIKE=debian\nVERSION_ID=24.04\nVERSION_CODENAME=noble\n"
-KEYS = "usr/share/keyrings/ubuntu-archive-keyring.gpg"
+__all__ = ["test_what_a_slow_mirror_does_not_deliver_the_next_one_does"]
+
 SUITES = ("noble", "noble-updates")
-
-
-def debian(folder: Path) -> Path:
-    """The layer of a minimal Debian, by kbuild itself."""
-    (folder / "base.yaml").write_text(BASE)
-    (folder / "BUILD.yaml").write_text("version: 1\nrecipes: [base.yaml]\n")
-    command = [sys.executable, "-m", "kairosbuild", "run", "base.yaml", "base", "--no-publish"]
-    done = subprocess.run(
-        [*command, "-o", "base.layer=base.tar", "--cache-dir", str(CACHE)],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder / "base.tar"
 
 
 class SmallUbuntu:
@@ -44,25 +26,15 @@ class SmallUbuntu:
         self.files = self.archive.files
         empty = Archive(key=self.archive.key)
         empty.publish("noble-security", component="main")
-        _universe(empty, "noble-security")
+        ubuntu.publish(empty, "noble-security")
         for path, content in empty.files.items():
             place = folder / "security" / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
 
     def base(self, folder: Path) -> str:
-        keyring = self.archive.key.keyring(self.folder / "keys")
-        more = {"usr/lib/os-release": RELEASE, KEYS: keyring.read_bytes()}
-        out = io.BytesIO()
-        with tarfile.open(debian(self.folder)) as tar, tarfile.open(fileobj=out, mode="w") as made:
-            for member in tar:
-                if member.name not in more:
-                    made.addfile(member, tar.extractfile(member) if member.isfile() else None)
-            for path, content in more.items():
-                info = tarfile.TarInfo(path)
-                info.size = len(content)
-                made.addfile(info, io.BytesIO(content))
-        return layout(folder, out.getvalue(), "24.04")
+        keyring = self.archive.key.keyring(self.folder / "keys").read_bytes()
+        return layout(folder, ubuntu.base(self.folder, keyring), "24.04")
 
     def add(self, name: str, version: str = "1", *, depends: str = "", conflicts: str = "") -> str:
         self.archive.paragraphs = [p for p in self.archive.paragraphs if f"Package: {name}\n" not in p]
@@ -76,7 +48,7 @@ class SmallUbuntu:
     def publish(self, key: Key | None = None) -> None:
         mine, self.archive.key = self.archive.key, key or self.archive.key
         for suite in SUITES:
-            _universe(self.archive, suite)
+            ubuntu.publish(self.archive, suite)
         self.archive.key = mine
 
     def metadata(self) -> str:
@@ -88,21 +60,6 @@ class SmallUbuntu:
     def strip(self) -> None:
         signed = self.files[self.metadata()]
         self.files[self.metadata()] = signed[signed.index(b"Origin:") : signed.index(b"-----BEGIN PGP SIG")]
-
-
-def _universe(archive: Archive, suite: str) -> None:
-    """Publish with an empty component beside `main`."""
-    archive.publish(suite)
-    text = archive.files[f"dists/{suite}/InRelease"].decode()
-    main = text[text.index("SHA256:\n") : text.index("\n-----BEGIN PGP SIG")].partition("\n")[2]
-    rows, archive.paragraphs = archive.paragraphs, []
-    archive.publish(suite, component="universe")
-    archive.paragraphs = rows
-    text = archive.files[f"dists/{suite}/InRelease"].decode()
-    plain = text[text.index("Origin:") : text.index("\n-----BEGIN PGP SIG")]
-    archive.files[f"dists/{suite}/InRelease"] = archive.key.sign(
-        f"{plain.rstrip()}\n{main.rstrip()}\n".encode()
-    )
 
 
 @pytest.fixture

@@ -1,26 +1,23 @@
-"""Rocky's dnf 4: what of the contract depends on which dnf it is."""
+"""Rocky's dnf 4: the contract, by the real dnf 4 in a base out of Debian's files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from contract import (
-    test_a_conflict_is_told,
-    test_a_package_can_be_removed_again,
-    test_a_package_that_does_not_exist_is_told_with_the_recipes_line,
-    test_exact_files_then_offline_then_equal_twice,
-    work,
-)
+from contract import *  # noqa: F403
 from distros.rpm_distribution import ROCKY
-from test_dnf import SmallRpm
+from test_dnf import (
+    SmallRpm,
+    test_metadata_that_is_none_is_refused,
+    test_weak_dependencies_only_when_asked_for,
+    test_what_nobody_signed_is_refused,
+)
 
 __all__ = [
-    "test_a_conflict_is_told",
-    "test_a_package_can_be_removed_again",
-    "test_a_package_that_does_not_exist_is_told_with_the_recipes_line",
-    "test_exact_files_then_offline_then_equal_twice",
-    "work",
+    "test_metadata_that_is_none_is_refused",
+    "test_weak_dependencies_only_when_asked_for",
+    "test_what_nobody_signed_is_refused",
 ]
 
 

@@ -48,9 +48,10 @@ KERNELS = (
 )
 APT = (
     "kairosbuild.families.apt",
-    *(f"kairosbuild.sources.{name}" for name in ("dpkg", "apt", "deb")),
+    *(f"kairosbuild.sources.{name}" for name in ("dpkg", "apt", "deb", "spool")),
+    *(f"kairosbuild.families.{name}" for name in ("parts", "steps")),
 )
-DNF = ("kairosbuild.families.dnf", "kairosbuild.families.traces")
+DNF = tuple(f"kairosbuild.families.{name}" for name in ("dnf", "dnf_scripts", "rpms", "traces"))
 APK = ("kairosbuild.families.apk", "kairosbuild.sources.apkindex")
 PACMAN = ("kairosbuild.families.pacman", "kairosbuild.sources.alpm")
 FAMILIES = (*APT, *DNF, *APK, *PACMAN, "kairosbuild.families.zypper")
@@ -71,11 +72,12 @@ ALSO = {
     "drivers": (
         "kairosbuild.sources.tree",
         "kairosbuild.sources.deb",
+        "kairosbuild.sources.spool",
         *KERNELS,
         "kernels/modules.sh",
         *WRITER,
     ),
-    "tools": ("kairosbuild.sources.deb", "kairosbuild.sources.tree", *WRITER),
+    "tools": ("kairosbuild.sources.deb", "kairosbuild.sources.spool", "kairosbuild.sources.tree", *WRITER),
     "image": ("kairosbuild.boot.survey", *WRITER),
     "agent": AGENT,
     "boot": BOOT,
