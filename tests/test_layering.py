@@ -1,6 +1,7 @@
 """Data flows one way: what each room may import, held against the AST, lazy and type-only imports included."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def imported(file: Path) -> set[str]:
             assert node.level == 0, f"{file}: relative import"
             names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
+
+
+def test_the_essay_has_the_same_table() -> None:
+    """docs/architecture.md names each room with what it may import, and the libraries' doors."""
+    essay = (ROOT.parent / "docs/architecture.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", essay, re.M))
+    assert told.pop("cli").startswith("everything")
+    for room, allowed in told.items():
+        assert set(re.findall(r"\w+", allowed)) & set(MAY_IMPORT) == MAY_IMPORT[room], room
+    assert {*told, "cli"} == set(MAY_IMPORT)
+    doors = re.findall(r"`([\w/]+\.py)`", essay.partition("Libraries stand")[2].partition("\n\n")[0])
+    assert doors and set(doors) <= set[str]().union(*ONLY_IN.values())
 
 
 FILES = sorted(ROOT.rglob("*.py"))
