@@ -5,22 +5,24 @@ It knows one thing: where its configuration is. What it starts is written there.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 
 from kairosbuild.artifacts.entry import BootEntry
+from kairosbuild.boot import grub, uki
 from kairosbuild.core.digest import Blob
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import Outputs, Task
 
-VERSION = 1
+VERSION = 2
 FOLDER = "usr/lib/grub/i386-pc"
 _MODULES = (
     "biosdisk", "part_gpt", "part_msdos", "fat", "ext2", "iso9660", "search", "search_label", "search_fs_file",
     "normal", "configfile", "linux", "echo", "test", "true", "regexp", "loadenv", "serial", "terminal", "sleep",
-    "reboot", "gzio", "boot", "minicmd", "all_video", "gfxterm",
+    "reboot", "gzio", "boot", "minicmd", "all_video", "gfxterm", "eval", "loopback",
 )  # fmt: skip
+_MARKER = f"{grub.ENTRIES}/kbuild"  # no other medium has it
 _SCRIPT = """
 grub-mkimage -d /{folder} -O "$1" -c early -p /boot/grub -o /out/core {modules}
 cp /{folder}/boot.img /out/boot
@@ -31,7 +33,7 @@ cp /{folder}/boot_hybrid.img /out/hybrid
 def core(task: Task, form: str, marker: str) -> Mapping[str, Blob]:
     """`core`, `boot` and `hybrid` images: `form` is i386-pc or i386-pc-eltorito, `marker` a file its root has."""
     tools = task.tools("media")
-    early = f"search --no-floppy --set=root --file {marker}\nset prefix=($root)/boot/grub\n"
+    early = f"search --no-floppy --set=root --hint=$root, --file {marker}\nset prefix=($root)/boot/grub\n"
     script = _SCRIPT.format(folder=FOLDER, modules=" ".join(_MODULES))
 
     def make() -> Outputs:
@@ -59,7 +61,7 @@ def configuration(entry: BootEntry, kernel: str, initrd: str, name: str) -> byte
     return f"""{_CONSOLE}set timeout=0
 set default=0
 menuentry "{name}" {{
-    set arguments={_quoted(entry.cmdline)}
+    set arguments={grub.quoted(entry.cmdline)}
     linux {kernel} $arguments
     initrd {initrd}
 }}
@@ -68,61 +70,37 @@ menuentry "{name}" {{
 
 # -- disks: entries with counted tries, as systemd-boot has them ------------------------------------
 
-_COUNTING = (
-    _CONSOLE
-    + """# Which entries there are, and which comes first, stands in entries.cfg: `set entries="os-2 os-1"`. An entry is a
-# folder /boot/entries/NAME with linux, initrd and entry.cfg (`set arguments="..."`). How often one may still be
-# tried stands in grubenv as a row of x: `left_NAME=xxx` (in NAME, _ for what is no letter, digit or _). An entry
-# without such a row is good; one with an empty row (`left_NAME=.`) is passed over while there is another.
-source $prefix/entries.cfg
-load_env --file $prefix/grubenv
-set chosen=
-for name in $entries; do
-    if [ -z "$chosen" ]; then
-        source /boot/entries/$name/entry.cfg
-        eval "set left=\\$left_$variable"
-        if [ -z "$left" ]; then
-            set chosen=$name
-        elif regexp --set=1:fewer '^x(x*)$' "$left"; then
-            set chosen=$name
-            if [ -z "$fewer" ]; then set fewer=. ; fi
-            eval "set left_$variable=$fewer"
-            save_env --file $prefix/grubenv left_$variable
-        fi
-    fi
-done
-if [ -z "$chosen" ]; then
-    for name in $entries; do
-        if [ -z "$chosen" ]; then set chosen=$name; fi
-    done
-fi
-source /boot/entries/$chosen/entry.cfg
-echo "kbuild: starting $chosen"
-linux /boot/entries/$chosen/linux $arguments
-initrd /boot/entries/$chosen/initrd
-boot
-"""
-)
-_ENVIRONMENT = 1024  # bytes of a grubenv, no more and no less
+
+def for_disks(task: Task) -> Mapping[str, Blob]:
+    """The images for disks, whose EFI partition is GRUB's root."""
+    return core(task, "i386-pc", f"/{_MARKER}")
 
 
-def disk_files(entry: BootEntry, parts: tuple[bytes, bytes], name: str, tries: int) -> dict[str, bytes]:
-    """What GRUB reads on the EFI partition, which is its root too; `parts` are kernel and initrd."""
-    folder, variable = f"boot/entries/{name}", re.sub(r"[^A-Za-z0-9_]", "_", name)
-    counted = f"left_{variable}={'x' * tries}\n" if tries else ""
+def placed(task: Task, at: int) -> tuple[bytes, bytes]:
+    """The boot sector of a disk, and GRUB's core image to be put at this sector."""
+    made = {name: task.path(blob).read_bytes() for name, blob in for_disks(task).items()}
+    return boot_sector(made["boot"], at), core_at(made["core"], at)
+
+
+def disk_files(kernels: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What GRUB reads on the EFI partition, which is its root too, to start these kernel images, by label."""
     return {
-        "boot/grub/grub.cfg": _COUNTING.encode(),
-        "boot/grub/entries.cfg": f'set entries="{name}"\n'.encode(),
-        "boot/grub/grubenv": f"# GRUB Environment Block\n{counted}".ljust(_ENVIRONMENT, "#").encode(),
-        f"{folder}/entry.cfg": f"set variable={variable}\nset arguments={_quoted(entry.cmdline)}\n".encode(),
-        f"{folder}/linux": parts[0],
-        f"{folder}/initrd": parts[1],
+        grub.CONFIGURATION: counting(),
+        grub.ENVIRONMENT: grub.environment({}),
+        _MARKER: b"the entries of this disk\n",
+        **{f"{grub.ENTRIES}/{label}.cfg": _described(label, kernel) for label, kernel in kernels.items()},
     }
 
 
-def _quoted(words: str) -> str:
-    """Text as GRUB's shell takes it, whatever is in it."""
-    return "'" + words.replace("'", "'\\''") + "'"
+def counting() -> bytes:
+    """GRUB's configuration on a disk: it looks for entries, counts their tries and starts one."""
+    return Path(__file__).with_name("grub.cfg").read_bytes()
+
+
+def _described(label: str, kernel: bytes) -> bytes:
+    places = {one.name: (min(one.size, one.stored), one.offset) for one in uki.sections(kernel)}
+    cmdline = uki.section(kernel, ".cmdline").decode()
+    return grub.described(label, places[".linux"], places[".initrd"], cmdline)
 
 
 def boot_sector(image: bytes, at: int) -> bytes:

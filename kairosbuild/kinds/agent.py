@@ -30,7 +30,7 @@ from kairosbuild.recipe.fields import duration, record, source, sourcemap, text,
 HOME = "usr/lib/kbuild"
 PYTHON = "python3.13"
 PROGRAMS = ("openssl",)  # what the machine's program runs besides itself
-BORROWED = ("boot/ext4.py", "boot/fat.py", "boot/gpt.py", "core/errors.py")
+BORROWED = ("boot/ext4.py", "boot/fat.py", "boot/gpt.py", "boot/grub.py", "core/errors.py")
 _LIBRARY = f"usr/lib/{PYTHON}"
 _PLACES = ("usr/lib/x86_64-linux-gnu", "usr/lib64", "usr/lib")
 _UNITS = "usr/lib/systemd/system"

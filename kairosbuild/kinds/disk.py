@@ -32,7 +32,6 @@ from kairosbuild.artifacts.signing import Signing, SignSpec, key_complaints, sig
 from kairosbuild.artifacts.stack import Stack, stack_of_image
 from kairosbuild.boot import gpt
 from kairosbuild.boot.sparse import Part, Sparse
-from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import KbuildError
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
@@ -70,8 +69,8 @@ class DiskSpec:
         (),
     )
     firmware: str = choice(
-        "What starts it: `uefi` (systemd-boot), `bios` (GRUB), or `both`. GRUB wants a partition `bios-boot`, and "
-        "kernel and initrd beside the unified kernel image.",
+        "What starts it: `uefi` (systemd-boot), `bios` (GRUB), or `both`; the boot entries are the same. GRUB wants a "
+        "partition `bios-boot`.",
         ("uefi", "bios", "both"),
         "uefi",
     )
@@ -104,7 +103,7 @@ class Disk:
     """See the module."""
 
     name: ClassVar[str] = "disk"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     Spec: ClassVar[type] = DiskSpec
     produces: ClassVar[str] = "disk"
 
@@ -176,15 +175,13 @@ def _table(task: Task, stack: Stack, entry: BootEntry, kernel: bytes, signs: Sig
     """What is on the disk, not yet placed."""
     spec: DiskSpec = task.spec
     forms, recovery = _parts(task, stack), _recovery(task, stack, signs)
-    files = _esp_files(task, entry, kernel, signs)
-    version = sum(len(data) for path, data in files.items() if path.startswith(("EFI/Linux", "boot/entries")))
     contents: dict[str, Content] = {"layers": Files("kbuild-layers", forms, 2, _HEADROOM)}
     if recovery:
-        files["EFI/Linux/recovery.efi"] = recovery[0]
         contents["recovery"] = Files("kbuild-recovery", _parts(task, recovery[1]))
-    contents["esp"] = Esp(files, (_VERSIONS - (2 if recovery else 1)) * version)
+    files = _esp_files(task, kernel, recovery[0] if recovery else b"", signs)
+    contents["esp"] = Esp(files, (_VERSIONS - (2 if recovery else 1)) * len(kernel))
     if spec.firmware != "uefi":
-        contents["bios-boot"] = Bytes(b"", _grub(task)["core"].size)
+        contents["bios-boot"] = Bytes(b"", grub.for_disks(task)["core"].size)
     return Table(
         task.name,
         spec.partitions or (_TABLE if spec.firmware == "uefi" else _BIOS_TABLE),
@@ -197,33 +194,29 @@ def _table(task: Task, stack: Stack, entry: BootEntry, kernel: bytes, signs: Sig
     )
 
 
-def _esp_files(task: Task, entry: BootEntry, kernel: bytes, signs: Signing | None) -> dict[str, bytes]:
-    """systemd-boot with the unified kernel image, GRUB's files with kernel and initrd, or both."""
+def _esp_files(task: Task, kernel: bytes, recovery: bytes, signs: Signing | None) -> dict[str, bytes]:
+    """The unified kernel images, and systemd-boot, GRUB's files, or both."""
     spec: DiskSpec = task.spec
-    files: dict[str, bytes] = {}
+    counter = f"+{spec.tries}" if spec.tries else ""
+    files = {f"EFI/Linux/{spec.entry}-1{counter}.efi": kernel}
+    if recovery:
+        files["EFI/Linux/recovery.efi"] = recovery
     if spec.firmware != "bios":
-        counter = f"+{spec.tries}" if spec.tries else ""
         boot = task.path(loader(task)["loader"]).read_bytes()
         enrolment = b"secure-boot-enroll %s\n" % signs.spec.enrolment.encode() if signs else b""
         files |= {
             "EFI/BOOT/BOOTX64.EFI": signs.pe(boot) if signs else boot,
-            f"EFI/Linux/{spec.entry}-1{counter}.efi": kernel,
             "loader/loader.conf": _LOADER + enrolment,
             **(signs.enrolled if signs else {}),
         }
     if spec.firmware != "uefi":
-        parts = task.path(entry.kernel).read_bytes(), task.path(entry.initrd).read_bytes()
-        files |= grub.disk_files(entry, parts, f"{spec.entry}-1", spec.tries)
+        files |= grub.disk_files({f"{spec.entry}-1": kernel, **({"recovery": recovery} if recovery else {})})
     return files
-
-
-def _grub(task: Task) -> Mapping[str, Blob]:
-    return grub.core(task, "i386-pc", "/boot/grub/entries.cfg")
 
 
 def _add_grub(task: Task, disk: Sparse, placed: Sequence[gpt.Partition]) -> None:
     """GRUB's first sector in front of the partition table, the rest of it in its partition."""
     at = next(one.start for one in placed if one.type == gpt.BIOS_BOOT) // 512
-    made = {name: task.path(blob).read_bytes() for name, blob in _grub(task).items()}
-    disk.replace(0, grub.boot_sector(made["boot"], at))
-    disk.add(at * 512, grub.core_at(made["core"], at))
+    sector, core = grub.placed(task, at)
+    disk.replace(0, sector)
+    disk.add(at * 512, core)

@@ -17,7 +17,8 @@ from typing import ClassVar
 from kairosbuild.artifacts import grub
 from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
-from kairosbuild.artifacts.entry import CONSOLE, IN_RECOVERY, RECOVERY, BootEntry, boot_entry, loader, unified
+from kairosbuild.artifacts.entry import CONSOLE, BootEntry, boot_entry, unified
+from kairosbuild.artifacts.installer import installer
 from kairosbuild.artifacts.partitions import up
 from kairosbuild.artifacts.signing import Signing, SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import Stack, stack_of_image
@@ -100,25 +101,13 @@ class Iso:
         entry = boot_entry(task, stack, spec.cmdline, (f"kbuild.disk=LABEL={label}",))
         inputs = {"efi.img": _efi(task, entry, label, signs)}
         inputs |= {f"tree/layers/{name}": blob for name, blob in stack.forms.items()}
-        inputs |= _to_install(task, stack, signs)
+        install = installer(task, stack, spec.cmdline, signs, bios=spec.bios)
+        inputs |= {f"tree/install/{path}": task.put_bytes(data) for path, data in install.items()}
         if spec.bios:
             inputs |= _for_bios(task, entry, label)
         made = _written(task, label, inputs)
         files = (File(f"{spec.entry}.iso", "iso", made),)
         return {"iso": made, "artifact": task.put_bytes(document("iso", files))}
-
-
-def _to_install(task: Task, stack: Stack, signs: Signing | None) -> dict[str, Blob]:
-    """The boot entries and the boot loader of an installed machine, when a boot node says what they are."""
-    if not (kernel := task.inputs["image"][0].outputs.get("uki")):
-        return {}
-    recovery = boot_entry(task, stack, task.spec.cmdline, IN_RECOVERY, order=RECOVERY)
-    boot = task.path(loader(task)["loader"]).read_bytes()
-    return {
-        "tree/install/os.efi": kernel,
-        "tree/install/recovery.efi": task.put_bytes(unified(task, recovery, signs)),
-        "tree/install/BOOTX64.EFI": task.put_bytes(signs.pe(boot) if signs else boot),
-    }
 
 
 def _label(stack: Stack) -> str:

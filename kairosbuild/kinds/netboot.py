@@ -2,7 +2,7 @@
 
 Kernel and initrd with an iPXE script, and a unified kernel image for firmware that fetches one itself; the
 initrd fetches the layers by HTTP from where the script came from, or from `url`, and dm-verity holds them to the
-root hashes of the command line, whoever the server is.
+root hashes of the command line, whoever the server is. Over a boot node it installs, as an ISO does.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import ClassVar
 from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, boot_entry, unified
+from kairosbuild.artifacts.installer import installer, listed
 from kairosbuild.artifacts.signing import SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.core.errors import KbuildError
@@ -40,7 +41,10 @@ def _complaint(url: str) -> str:
 class NetbootSpec:
     """What a boot server offers."""
 
-    image: str = ref("The image it boots.", accepts=("image",))
+    image: str = ref(
+        "The image it boots, or a node of kind boot: then `kbuild-node install` writes that to a disk.",
+        accepts=("image", "boot"),
+    )
     initrd: str = ref("An initrd of its own instead of the one that all share.", "", accepts=("initrd",))
     url: str = text(
         "Where the layers will lie. Without it iPXE has to get its script from there by HTTP, and there is no "
@@ -57,13 +61,13 @@ class Netboot:
     """See the module."""
 
     name: ClassVar[str] = "netboot"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Spec: ClassVar[type] = NetbootSpec
     produces: ClassVar[str] = "netboot"
 
     def tools(self, spec: NetbootSpec) -> tuple[str, ...]:
-        """mkfs.erofs and zstd; the stub and what the initrd is made of."""
-        return ("image", "boot")
+        """mkfs.erofs and zstd; the stub and what the initrd is made of; GRUB, for what is installed."""
+        return ("image", "boot", "media")
 
     def check(
         self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
@@ -89,7 +93,9 @@ def _files(task: Task) -> Iterator[File]:
     spec: NetbootSpec = task.spec
     signs = signing(task)
     stack = stack_of_image(task)
-    entry = boot_entry(task, stack, spec.cmdline, network=True)
+    install = listed(installer(task, stack, spec.cmdline, signs, bios=True))
+    more = (f"kbuild.install={[*install][-1]}",) if len(install) > 1 else ()
+    entry = boot_entry(task, stack, (*more, *spec.cmdline), network=True)
     script = _SCRIPT.format(name=spec.entry, cmdline=f"{entry.cmdline} kbuild.disk={spec.url or '${cwduri}'}")
     yield File(f"{spec.entry}.ipxe", "netboot.ipxe", task.put_bytes(script.encode()))
     yield File(f"{spec.entry}.linux", "netboot.kernel", entry.kernel)
@@ -97,5 +103,8 @@ def _files(task: Task) -> Iterator[File]:
     if spec.url:
         located = replace(entry, cmdline=f"{entry.cmdline} kbuild.disk={spec.url}")
         yield File(f"{spec.entry}.efi", "uki", task.put_bytes(unified(task, located, signs)))
+    if more:
+        for name, data in install.items():
+            yield File(name, "netboot.install", task.put_bytes(data))
     for name, blob in stack.forms.items():
         yield File(name, "layer.erofs", blob)

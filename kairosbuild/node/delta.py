@@ -23,7 +23,6 @@ BLOCK = 4096
 _PER_BLOCK = BLOCK // 32
 _NEAR = 8  # blocks between two runs that cost less than another request
 _MOST = 1024  # blocks of one request
-_HEAD = 8192
 
 Run = tuple[int, int]
 """First block, and the one behind the last."""
@@ -48,14 +47,14 @@ def fetch_layer(
 
 def fetch_kernel(repository: Repository, blob: Blob, into: Path, known: Iterable[Path]) -> bool:
     """Put a kernel image together from another one's kernel and initrd; False when none of these helps."""
-    head = repository.part(blob, 0, min(_HEAD, blob.size))
+    head = repository.part(blob, 0, min(uki.HEAD, blob.size))
     try:
         sections = uki.sections(head)
     except (ValueError, KeyError, IndexError, uki.StructError):
         return False
     for other in known:
         with other.open("rb") as file:
-            theirs = uki.sections(file.read(_HEAD))
+            theirs = uki.sections(file.read(uki.HEAD))
         taken = {
             name: theirs[name][1]
             for name in (".linux", ".initrd")

@@ -1,7 +1,7 @@
 """Boot entries: unified kernel images on the EFI partition whose names carry order and tries.
 
 `NAME-SEQUENCE+LEFT-DONE.efi`: the boot loader starts the highest sequence that has tries left, and counts them
-down by renaming (Boot Loader Specification, boot counting). An entry that works gets its tries back at each
+down by renaming (Boot Loader Specification, boot counting), or, where it is GRUB, in its own environment. An entry that works gets its tries back at each
 start, so that one whose layers were damaged later runs out of them as well, and the next has its turn.
 """
 
@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kairosbuild.boot.grub import variable
 from kairosbuild.node import durable, uki
+from kairosbuild.node.grub import Grub
 from kairosbuild.node.problem import Problem
 from kairosbuild.node.uki import Kernel
 
@@ -41,21 +43,26 @@ class Entry:
         """Whether all its tries failed."""
         return self.left == 0
 
+    def tried(self, more: int) -> Entry:
+        """The entry when it was tried so many times beyond what its name says."""
+        left = None if self.left is None else max(0, self.left - more)
+        return replace(self, left=left, done=self.done + more)
+
 
 class Entries:
     """The entries of one mounted EFI partition."""
 
     def __init__(self, esp: Path) -> None:
         self.folder = esp / FOLDER
+        self.grub = Grub(esp)
 
     def all(self) -> list[Entry]:
         """All of them, the one that the boot loader would start first."""
-        found = []
+        found, tried = [], self.grub.tries()
         for path in sorted(self.folder.glob("*.[eE][fF][iI]")):
             if (match := _NAME.fullmatch(path.name)) and (kernel := _readable(path)):
-                left = int(match["left"]) if match["left"] is not None else None
-                sequence = int(match["sequence"] or 0)
-                found.append(Entry(path, match["name"], sequence, left, int(match["done"] or 0), kernel))
+                one = _named(path, match, kernel)
+                found.append(one.tried(tried.get(variable(one.label), 0)))
         return sorted(_distinct(found), key=_order)
 
     def add(self, kernel: bytes, name: str, tries: int) -> Entry:
@@ -65,21 +72,28 @@ class Entries:
         with beside.open("wb") as file:
             file.write(kernel)
             durable.sync(file.fileno())
+        self.grub.describe(label, beside)
         target = self.folder / f"{label}+{tries}.efi"
         durable.move(beside, target)
         return next(one for one in self.all() if one.path == target)
 
     def counted(self, entry: Entry, tries: int) -> Entry:
         """The entry with so many tries from now on."""
+        self.grub.forget(entry.label)
         return self._renamed(entry, f"{entry.label}+{tries}.efi")
 
     def first(self, entry: Entry, tries: int) -> Entry:
         """The entry as the one that is started next."""
-        return self._renamed(entry, f"{entry.name}-{self.next_sequence()}+{tries}.efi")
+        label = f"{entry.name}-{self.next_sequence()}"
+        self.grub.describe(label, entry.path)
+        found = self._renamed(entry, f"{label}+{tries}.efi")
+        self.grub.remove(entry.label)
+        return found
 
     def remove(self, entry: Entry) -> None:
         """Take an entry away."""
         durable.remove(entry.path)
+        self.grub.remove(entry.label)
 
     def next_sequence(self) -> int:
         """A sequence above all others."""
@@ -95,9 +109,12 @@ class Entries:
             durable.move(entry.path, target)
         match = _NAME.fullmatch(name)
         assert match is not None, "it was made to match"
-        return replace(
-            entry, path=target, sequence=int(match["sequence"] or 0), left=int(match["left"]), done=0
-        )
+        return _named(target, match, entry.kernel)
+
+
+def _named(path: Path, match: re.Match[str], kernel: Kernel) -> Entry:
+    left = int(match["left"]) if match["left"] is not None else None
+    return Entry(path, match["name"], int(match["sequence"] or 0), left, int(match["done"] or 0), kernel)
 
 
 def running(entries: Iterable[Entry], cmdline: str) -> Entry | None:

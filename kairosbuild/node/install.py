@@ -16,17 +16,18 @@ from typing import BinaryIO
 
 from kairosbuild.boot import ext4, fat, gpt
 from kairosbuild.core.errors import KbuildError
-from kairosbuild.node import machine, uki
+from kairosbuild.node import machine, netboot, uki
 from kairosbuild.node.problem import Problem
 
 MIB = 1 << 20
 LIVE = machine.RUN / "disk"
+LISTED = "kbuild.install"  # sha256 of the list of what a server has to install
 _ESP = 256 * MIB
 _STATE = 64 * MIB  # grown to the disk's end at the first start
 _SPARE = 64 * MIB
 _CHUNK = 4 * MIB
 _LOADER = b"timeout 0\nconsole-mode keep\neditor no\n"
-_TABLE = gpt.ALIGN  # what the first partition leaves to the table
+_BIOS_BOOT = "bios-boot"
 
 Say = Callable[[str], None]
 
@@ -39,6 +40,7 @@ class Medium:
     kernel: Path
     loader: Path
     recovery: Path | None
+    grub: Path | None = None  # boot sector, core image and configuration, for machines with a BIOS
 
     def forms(self, kernel: Path) -> dict[str, Path]:
         """The layers that an entry lists. Raises Problem `layer-missing`."""
@@ -49,13 +51,24 @@ class Medium:
         return found
 
 
-def medium(place: Path = LIVE) -> Medium | None:
+def live(cmdline: str, place: Path = LIVE) -> bool:
+    """Whether this machine was started from a medium, or a server, that installs."""
+    return (place / "install/os.efi").is_file() or bool(uki.argument(cmdline, LISTED))
+
+
+def medium(cmdline: str = "", place: Path = LIVE) -> Medium | None:
     """The live medium this machine was started from; None when it is not one that installs."""
+    if listed := uki.argument(cmdline, LISTED):
+        netboot.fetch(uki.argument(cmdline, "kbuild.disk"), listed, place / "install")
     kernel, recovery = place / "install/os.efi", place / "install/recovery.efi"
     if not kernel.is_file():
         return None
-    loader = place / "install/BOOTX64.EFI"
-    return Medium(place / "layers", kernel, loader, recovery if recovery.is_file() else None)
+    loader, grub = place / "install/BOOTX64.EFI", place / "install/grub"
+    rescue = recovery if recovery.is_file() else None
+    layers = place / "layers"
+    return Medium(
+        layers if layers.is_dir() else place, kernel, loader, rescue, grub if grub.is_dir() else None
+    )
 
 
 def install(device: Path, source: Medium, config: str, *, tries: int, say: Say) -> None:
@@ -86,15 +99,18 @@ def disks(block: Path = Path("/sys/class/block")) -> Iterator[tuple[str, int]]:
 def _install(disk: BinaryIO, source: Medium, config: str, tries: int, say: Say) -> None:
     size, forms = disk.seek(0, os.SEEK_END), source.forms(source.kernel)
     rescue = source.forms(source.recovery) if source.recovery else {}
-    partitions = _partitions(size, _sizes(forms), _sizes(rescue))
-    table = gpt.build(size, uuid.uuid4(), partitions)
+    partitions = _partitions(size, _sizes(forms), _sizes(rescue), bios=source.grub is not None)
+    table = _table(gpt.build(size, uuid.uuid4(), partitions), source)
     disk.seek(0)
-    disk.write(bytes(_TABLE))
+    disk.write(bytes(gpt.ALIGN))  # what the first partition leaves to the table
     _sync(disk)
     for partition in partitions:
         say(f"writing {partition.name}, {partition.size // MIB} MiB")
         if partition.name == "esp":
             _write_esp(disk, partition, source, tries)
+        elif source.grub and partition.name == _BIOS_BOOT:
+            disk.seek(partition.start)
+            disk.write((source.grub / "core").read_bytes())
         else:
             label, files, texts = {
                 "kbuild-layers": ("kbuild-layers", forms, {}),
@@ -109,9 +125,21 @@ def _install(disk: BinaryIO, source: Medium, config: str, tries: int, say: Say) 
         _sync(disk)
 
 
-def _partitions(size: int, layers: Iterable[int], recovery: Iterable[int]) -> list[gpt.Partition]:
-    """The table: the layers have room for two versions and more, and what is left becomes persistent."""
-    wanted = [("esp", gpt.ESP, _ESP), ("kbuild-layers", gpt.LAYERS, 2 * ext4.need(list(layers)) + _SPARE)]
+def _table(table: Iterable[tuple[int, bytes]], source: Medium) -> list[tuple[int, bytes]]:
+    """The partition table, with GRUB's boot sector in front of it where the medium has one."""
+    sector = (source.grub / "sector").read_bytes() if source.grub else b""
+    return [(at, sector + data[len(sector) :] if at == 0 else data) for at, data in table]
+
+
+def _partitions(
+    size: int, layers: Iterable[int], recovery: Iterable[int], *, bios: bool
+) -> list[gpt.Partition]:
+    """The table: the layers have room for two versions and more, and what is left becomes persistent.
+
+    GRUB's own partition is the first, where its boot sector looks for it.
+    """
+    wanted = [(_BIOS_BOOT, gpt.BIOS_BOOT, MIB)] if bios else []
+    wanted += [("esp", gpt.ESP, _ESP), ("kbuild-layers", gpt.LAYERS, 2 * ext4.need(list(layers)) + _SPARE)]
     if rescue := list(recovery):
         wanted.append(("recovery", gpt.RECOVERY, ext4.need(rescue)))
     wanted.append(("persistent", gpt.PERSISTENT, _STATE))
@@ -137,6 +165,8 @@ def _write_esp(disk: BinaryIO, partition: gpt.Partition, source: Medium, tries: 
     }
     if source.recovery:
         files["EFI/Linux/recovery.efi"] = source.recovery.read_bytes()
+    if source.grub:
+        files |= _grub_files(source.grub)
     _clear(disk, partition)
     volume = fat.Volume(
         partition.size, "ESP", uuid.uuid4().int & 0xFFFFFFFF, hidden=partition.start // gpt.SECTOR
@@ -144,6 +174,12 @@ def _write_esp(disk: BinaryIO, partition: gpt.Partition, source: Medium, tries: 
     for offset, data in fat.build(volume, files):
         disk.seek(partition.start + offset)
         disk.write(data)
+
+
+def _grub_files(folder: Path) -> dict[str, bytes]:
+    """What of a medium's folder for GRUB is to lie on the EFI partition: all that is in its folder `esp`."""
+    top = folder / "esp"
+    return {str(one.relative_to(top)): one.read_bytes() for one in sorted(top.rglob("*")) if one.is_file()}
 
 
 def _write_ext4(

@@ -17,6 +17,8 @@ from kairosbuild.node.layers import Layers
 from kairosbuild.node.problem import Problem
 
 RUN = Path("/run/kbuild")
+_FAT = "dirsync,umask=0077,nosuid,nodev,noexec"
+"""FAT has no journal: a file that is renamed has its new name on the disk before it loses the old one."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -57,7 +59,15 @@ class Machine:
         """Have the EFI partition mounted, at least to read."""
         if self.device and not os.path.ismount(self.esp):
             self.esp.mkdir(parents=True, exist_ok=True)
-            run("mount", "-t", "vfat", "-o", "ro,umask=0077,nosuid,nodev,noexec", self._esp(), str(self.esp))
+            run(
+                "mount",
+                "-t",
+                "vfat",
+                "-o",
+                f"ro,{_FAT}",
+                self._esp(),
+                str(self.esp),
+            )
         yield
 
     @contextmanager
@@ -112,17 +122,6 @@ def _from_recovery(device: str, cmdline: str) -> Machine:
         disk.mkdir(parents=True, exist_ok=True)
         run("mount", "-t", "ext4", "-o", "ro,nosuid,nodev", layers, str(disk))
     return Machine(disk=disk, cmdline=cmdline, device=layers)
-
-
-def with_uefi(firmware: Path = Path("/sys/firmware/efi")) -> Machine:
-    """The machine this runs on, if what starts it is what this program changes. Raises Problem `no-efi`."""
-    if not firmware.is_dir():
-        raise Problem(
-            "this machine was started by a BIOS, whose boot entries this program does not change",
-            reason="no-efi",
-            hint="start it by UEFI, or write a new disk",
-        )
-    return here()
 
 
 def oci_platform() -> str:

@@ -113,7 +113,7 @@ def _status(asked: argparse.Namespace) -> None:
 def _upgrade(asked: argparse.Namespace) -> None:
     from kairosbuild.node.upgrade import upgrade
 
-    here, declared = machine.with_uefi(), settings.load()
+    here, declared = machine.here(), settings.load()
     offer, repository = _offered(
         asked.reference or declared.upgrade or _reference_of(here), declared, plain=asked.plain_http
     )
@@ -126,7 +126,7 @@ def _upgrade(asked: argparse.Namespace) -> None:
 
 
 def _rollback(asked: argparse.Namespace) -> None:
-    entry = assess.rollback(machine.with_uefi())
+    entry = assess.rollback(machine.here())
     _say(f"{entry.kernel.title} is started next, as {entry.label}")
     _restart(asked.reboot)
 
@@ -139,9 +139,9 @@ def _install(asked: argparse.Namespace) -> None:
         with open(asked.config, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
             text = file.read()
         config.read(text, asked.config)
-    found = install.medium()
+    found = install.medium(Path("/proc/cmdline").read_text())
     if found is None:
-        hint = "start it from an ISO that is made of a node of kind boot"
+        hint = "start it from an ISO, or by netboot, made of a node of kind boot"
         raise Problem("this is no live system that installs", reason="not-live", hint=hint)
     install.install(_chosen(asked.device), found, text, tries=assess.TRIES, say=_say)
     _say("installed")
@@ -167,14 +167,13 @@ def _chosen(device: str) -> Path:
     return Path(device)
 
 
-def _live() -> int:
+def _live(cmdline: str) -> int:
     """On a live medium: install without asking when the configuration says so."""
     from kairosbuild.node import config, install, sources
 
     told = [one.text for one in sources.sources()]
     wanted = config.merged([config.read(text) for text in told]).get("install", {})
-    found = install.medium()
-    if not wanted.get("auto") or found is None:
+    if not wanted.get("auto") or (found := install.medium(cmdline)) is None:
         return 0
     device = _chosen(wanted.get("device", "auto"))
     text = told[-1] if told else ""
@@ -198,13 +197,13 @@ def _recovery(asked: argparse.Namespace) -> None:
     from kairosbuild.node import places
 
     here = machine.here()
-    with here.reading():
+    with here.changing():
         entry = assess.report(here).recovery
-    if entry is None:
-        raise Problem(
-            "this machine has no recovery system", reason="no-recovery", hint="its disk was made without"
-        )
-    places.start_once(f"{entry.label}.efi")
+        if entry is None:
+            raise Problem(
+                "this machine has no recovery system", reason="no-recovery", hint="its disk was made without"
+            )
+        places.start_once(entry.label, here.entries.grub)
     _say(f"{entry.kernel.title} is started next, once, as {entry.label}")
     _restart(asked.reboot)
 
@@ -271,10 +270,11 @@ def _offered(reference: str, declared: settings.Settings, *, plain: bool) -> Any
 
 
 def _start(asked: argparse.Namespace) -> int:
-    from kairosbuild.node import grow, health
+    from kairosbuild.node import grow, health, install
 
-    if (machine.RUN / "disk/install").is_dir():
-        return _live()
+    cmdline = Path("/proc/cmdline").read_text()
+    if install.live(cmdline):
+        return _live(cmdline)
     if gained := grow.grow():
         _say(f"the persistent partition has grown by {gained >> 20} MiB")
     here = machine.here()

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kairosbuild.node import durable, machine
+from kairosbuild.node.grub import Grub
 from kairosbuild.node.problem import Problem, nearest
 
 PLACES = ("etc", "var", "home", "root", "opt", "srv")
@@ -35,12 +36,15 @@ def reset(keep: Iterable[str], persistent: Path = PERSISTENT) -> list[str]:
     return wiped
 
 
-def start_once(entry: str, variable: Path = _ONE_SHOT) -> None:
+def start_once(label: str, grub: Grub, variable: Path = _ONE_SHOT) -> None:
     """Have the boot loader start this entry the next time, and only then. Raises Problem `no-efi`."""
-    if not variable.parent.is_dir() or not os.listdir(variable.parent):  # noqa: PTH208
+    if variable.parent.is_dir() and os.listdir(variable.parent):  # noqa: PTH208
+        variable.write_bytes(_ATTRIBUTES + f"{label}.efi\0".encode("utf-16-le"))
+    elif grub.there:
+        grub.start_once(label)
+    else:
         raise Problem(
             "the firmware's variables cannot be reached",
             reason="no-efi",
             hint="choose the entry in the boot loader's menu",
         )
-    variable.write_bytes(_ATTRIBUTES + f"{entry}\0".encode("utf-16-le"))

@@ -11,6 +11,7 @@ from kairosbuild.node.problem import Problem
 from kairosbuild.node.reference import is_digest
 
 _SECTION = struct.Struct("<8sIIII16x")
+HEAD = 8192  # bytes of an image that have its headers
 _MOST = 64 << 10  # bytes of a section that is text
 IMAGE = "KBUILD_IMAGE"
 StructError = struct.error
@@ -63,7 +64,7 @@ def argument(cmdline: str, name: str) -> str:
 def read(path: Path) -> Kernel:
     """Read a kernel image. Raises Problem `bad-kernel`."""
     with path.open("rb") as file:
-        head = file.read(8192)
+        head = file.read(HEAD)
         try:
             found = sections(head)
             texts = {}

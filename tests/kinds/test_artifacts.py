@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import struct
 import subprocess
 import tarfile
@@ -167,12 +168,22 @@ def test_a_bios_disk_starts_with_grub(store: Store, tmp_path: Path) -> None:
     read = [peer("mtype", "mtools"), "-i", f"{disk}@@2M"]
     shown = {
         path: subprocess.run([*read, f"::{path}"], check=True, capture_output=True).stdout
-        for path in ("boot/grub/entries.cfg", "boot/grub/grubenv", "boot/entries/os-1/entry.cfg")
+        for path in (
+            "boot/grub/grub.cfg",
+            "boot/grub/grubenv",
+            "boot/entries/os-1.cfg",
+            "EFI/Linux/os-1+3.efi",
+        )
     }
-    assert shown["boot/grub/entries.cfg"] == b'set entries="os-1"\n'
+    assert b"save_env" in shown["boot/grub/grub.cfg"]
     assert len(shown["boot/grub/grubenv"]) == 1024
-    assert b"\nleft_os_1=xxx\n" in shown["boot/grub/grubenv"]
-    assert b"it'\\''s a$b'\n" in shown["boot/entries/os-1/entry.cfg"]
+    told = shown["boot/entries/os-1.cfg"]
+    assert b"it'\\''s a$b'\n" in told
+    kernel = shown["EFI/Linux/os-1+3.efi"]
+    assert kernel == task.path(outputs["uki"]).read_bytes()
+    at, count = map(int, re.search(rb"set initrd=(\d+)\+(\d+)", told).groups())
+    packed = uki.section(kernel, ".initrd")
+    assert kernel[at * 512 : (at + count) * 512] == packed + bytes(-len(packed) % 512)
     told = subprocess.run(
         [peer("sgdisk", "gdisk"), "--verify", disk], capture_output=True, text=True, check=True
     )

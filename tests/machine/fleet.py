@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from vm import HOST, NETWORK, SHELL_UNIT, Vm
+from vm import HOST, NETWORK, SHELL_UNIT, Vm, running
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("KBUILD_TEST_CACHE") or ROOT / "cache")
@@ -44,14 +45,24 @@ nodes:
     kind: disk
     image: boot
     format: raw
+    firmware: both
     partitions:
+      - {type: bios-boot}
       - {type: esp, size: 128M}
       - {type: layers, size: 400M}
       - {type: recovery}
       - {type: persistent}
   iso:     {kind: iso, image: boot, cmdline: ["console=ttyS0,115200", "kbuild.config=${config}"]}
+  net:     {kind: netboot, image: boot, cmdline: ["console=ttyS0,115200", "kbuild.config=${config}"]}
   qemu:    {kind: tools, purpose: qemu}
 publish: {targets: [os, boot], to: "${at}"}
+"""
+CONFIG = """\
+#cloud-config
+hostname: installed
+users: [{name: kairos, passwd: $6$x$y, admin: true, ssh_authorized_keys: [ssh-ed25519 AAAA me]}]
+write_files: [{path: /etc/told, content: by the configuration, permissions: "0600"}]
+install: {auto: true, device: /dev/vda, reboot: true}
 """
 RUN_MORE = """\
 [Unit]
@@ -72,7 +83,7 @@ class Fleet:
 
     folder: Path
     registry: str
-    _disk: Path | None = field(default=None)
+    _ready: Vm | None = field(default=None)
 
     image: ClassVar[str] = "os"
     disk: ClassVar[str] = "disk"
@@ -116,59 +127,56 @@ class Fleet:
         """QEMU and its firmware."""
         tree = self.folder / "qemu"
         if not tree.exists():
-            self.kbuild(
-                "run",
-                self.recipe,
-                "qemu",
-                "--no-publish",
-                "--set",
-                f"at={self.registry}/os",
-                "-o",
-                "qemu=qemu.tar",
-            )
+            tar = self.built("qemu", "qemu.tar")
             tree.mkdir()
-            subprocess.run(["tar", "-xf", self.folder / "qemu.tar", "-C", tree], check=True)
+            subprocess.run(["tar", "-xf", tar, "-C", tree], check=True)
+            tar.unlink()
         return tree
 
-    def machine(self, folder: Path, *more: str) -> Vm:
+    def built(self, node: str, name: str, **variables: str) -> Path:
+        """An artifact of the recipe as a file or folder of this name."""
+        path = self.folder / name
+        if not path.exists():
+            given = [f"--set={one}={value}" for one, value in variables.items()]
+            to = [f"--set=at={self.registry}/os", "-o", f"{node}={name}"]
+            self.kbuild("run", self.recipe, node, "--no-publish", *given, *to)
+        return path
+
+    def machine(self, folder: Path, *more: str, uefi: bool = True) -> Vm:
         """A machine with the disk of version 1, one GiB larger than it left the factory."""
-        if self._disk is None:
-            self.kbuild(
-                "run",
-                self.recipe,
-                self.disk,
-                "--no-publish",
-                "--set",
-                f"at={self.registry}/os",
-                "-o",
-                f"{self.disk}=disk.raw",
-            )
-            self._disk = self.folder / "disk.raw"
         folder.mkdir(parents=True, exist_ok=True)
         disk = folder / "disk.raw"
-        subprocess.run(["cp", "--sparse=always", self._disk, disk], check=True)
+        subprocess.run(["cp", "--sparse=always", self.built(self.disk, "disk.raw"), disk], check=True)
         disk.chmod(0o644)
         os.truncate(disk, disk.stat().st_size + (1 << 30))
-        return Vm(self.tree(), folder, disk, *more)
+        return Vm(self.tree(), folder, disk, *more, uefi=uefi)
 
-    def blank(self, folder: Path, config: str) -> Vm:
-        """A machine with an empty disk, and a live medium that has this configuration on its command line."""
-        given = base64.b64encode(config.encode()).decode()
-        words = ["--set", f"at={self.registry}/os", "--set", f"config={given}", "-o", "iso=os.iso"]
-        self.kbuild("run", self.recipe, "iso", "--no-publish", *words)
+    def blank(self, folder: Path, *more: str, uefi: bool = True, memory: int = 1024) -> Vm:
+        """A machine with an empty disk."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "disk.raw").touch()
         os.truncate(folder / "disk.raw", 2 << 30)
-        medium = f"if=none,id=cd,format=raw,readonly=on,file={self.folder / 'os.iso'}"
-        return Vm(
-            self.tree(),
-            folder,
-            folder / "disk.raw",
-            "-drive",
-            medium,
-            "-device",
-            "ide-cd,drive=cd,bootindex=2",
-        )
+        return Vm(self.tree(), folder, folder / "disk.raw", *more, uefi=uefi, memory=memory)
+
+    def live(self, folder: Path, config: str, *, uefi: bool = True) -> Vm:
+        """A machine with an empty disk and a CD, which has this configuration on its command line."""
+        name = f"{hashlib.sha256(config.encode()).hexdigest()[:8]}.iso"
+        iso = self.built("iso", name, config=base64.b64encode(config.encode()).decode())
+        medium = f"if=none,id=cd,format=raw,readonly=on,file={iso}"
+        return self.blank(folder, "-drive", medium, "-device", "ide-cd,drive=cd,bootindex=2", uefi=uefi)
+
+    def ready(self) -> Vm:
+        """A machine that a CD has installed, frozen: it is healthy, has files of its own, and the network is up."""
+        if self._ready is None:
+            vm = self.live(self.folder / "ready", CONFIG)
+            with running(vm, keep=True):
+                vm.wait("kbuild-node: installed to /dev/vda", 900)
+                kept(vm, "1", 2)
+                vm.ok(FILES)
+                online(vm)
+                vm.freeze()
+            self._ready = vm
+        return self._ready
 
 
 def kept(vm: Vm, version: str, starts: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fleet import FILES, SUMS, Fleet, kept, online, status
-from vm import running
+from vm import Vm, running
 
 pytestmark = pytest.mark.slow
 
@@ -21,35 +21,34 @@ WATCHED = (
 """The machine's program, that says at the end how many KiB of memory it took."""
 
 
+def upgraded_and_back(vm: Vm, reference: str, starts: int) -> None:
+    """A healthy machine upgrades, keeps the new image, and goes back; what is persistent stays, but for a reset."""
+    first, sums = status(vm), vm.ok(SUMS)
+    said = vm.ok(f"{WATCHED} upgrade --plain-http {reference}", 600)
+    fetched, whole = map(int, re.findall(r"; (\d+) of (\d+) bytes fetched", said)[0])
+    assert fetched < whole / 100, said
+    assert int(said.rpartition("peak ")[2]) < 64 << 10, said
+    assert status(vm)["next"]["entry"] == "os-2"
+    vm.sh("sync; reboot")
+    kept(vm, "2", starts + 1)
+    second = status(vm)
+    assert second["running"]["manifest"].startswith("sha256:")
+    assert second["running"]["image"] != first["running"]["image"] == second["fallback"]["image"]
+    assert vm.ok(SUMS) == sums
+    assert vm.ok("cat /sys/block/dm-*/ro | sort -u") == "1"
+    vm.ok("kbuild-node rollback && kbuild-node reset --keep home --keep etc")
+    vm.sh("sync; reboot")
+    kept(vm, "1", starts + 2)
+    assert status(vm)["fallback"]["image"] == second["running"]["image"]
+    remain = [line for line in sums.splitlines() if re.search("/(etc|home)/", line)]
+    assert vm.ok("sha256sum /etc/mine /home/mine").splitlines() == remain
+    assert vm.sh("ls /root/mine /srv/mine /var/lib/containers/mine")[0] != 0
+
+
 def test_upgrade_and_rollback_keep_what_is_persistent(fleet: Fleet, tmp_path: Path) -> None:
     reference = fleet.publish("b", v="2")
-    with running(fleet.machine(tmp_path)) as vm:
-        kept(vm, "1", 1)
-        first = status(vm)
-        assert first["running"]["blessed"]
-        assert first["recovery"]["entry"] == "recovery"
-        assert int(vm.ok("stat -f -c %b /run/kbuild/persistent")) * 4096 > 900 << 20, "it has grown"
-        vm.ok(FILES)
-        sums = vm.ok(SUMS)
-        online(vm)
-        said = vm.ok(f"{WATCHED} upgrade --plain-http {reference}", 600)
-        fetched, whole = map(int, re.findall(r"; (\d+) of (\d+) bytes fetched", said)[0])
-        assert fetched < whole / 100, said
-        assert int(said.rpartition("peak ")[2]) < 64 << 10, said
-        assert status(vm)["next"]["entry"] == "os-2"
-        vm.sh("sync; reboot")
-        kept(vm, "2", 2)
-        second = status(vm)
-        assert second["running"]["manifest"].startswith("sha256:")
-        assert second["running"]["image"] != first["running"]["image"] == second["fallback"]["image"]
-        assert vm.ok(SUMS) == sums
-        assert vm.ok("cat /sys/block/dm-*/ro | sort -u") == "1"
-        vm.ok("kbuild-node rollback")
-        vm.sh("sync; reboot")
-        kept(vm, "1", 3)
-        assert status(vm)["fallback"]["image"] == second["running"]["image"]
-        assert vm.ok(SUMS) == sums
-        assert vm.starts() == 3
+    with running(fleet.ready().thawed(tmp_path)) as vm:
+        upgraded_and_back(vm, reference, 2)
 
 
 BAD = {
@@ -62,42 +61,58 @@ BAD = {
 """What is wrong with an image: variables of the recipe, the reason told, what is done to its own layer."""
 
 
+def left_after_three_tries(vm: Vm, fleet: Fleet, what: str, starts: int) -> None:
+    """A healthy machine upgrades to a bad image, falls back by itself, says why, and does not try it again."""
+    variables, reason, damage = BAD[what]
+    reference = fleet.publish(what.replace(" ", "-"), v=what, **variables)
+    sums = vm.ok(SUMS)
+    vm.ok(f"kbuild-node upgrade --plain-http {reference}", 600)
+    known = status(vm)
+    own = next(one for one in known["next"]["layers"] if one not in known["running"]["layers"])
+    if damage:
+        disk = "/run/kbuild/disk"
+        vm.ok(f"mount -o remount,rw {disk} && {damage} {disk}/{own} && sync".replace("= ", "="))
+    vm.sh("sync; reboot")
+    kept(vm, "1", starts + 4)
+    (failed,) = status(vm)["failed"]
+    assert failed["image"] == known["next"]["image"]
+    assert re.search(reason, failed["why"]), failed
+    assert vm.ok(SUMS) == sums
+    online(vm)
+    code, said = vm.sh(f"kbuild-node upgrade --plain-http {reference}", 600)
+    assert code == 2
+    assert "was tried and failed" in said
+
+
 @pytest.mark.parametrize("what", list(BAD) if ALL else ["missing layer"])
 def test_a_bad_image_is_left_after_three_tries_and_not_tried_again(
     fleet: Fleet, tmp_path: Path, what: str
 ) -> None:
-    variables, reason, damage = BAD[what]
-    reference = fleet.publish(what.replace(" ", "-"), v=what, **variables)
-    with running(fleet.machine(tmp_path)) as vm:
-        kept(vm, "1", 1)
-        vm.ok(FILES)
-        sums = vm.ok(SUMS)
-        online(vm)
-        vm.ok(f"kbuild-node upgrade --plain-http {reference}", 600)
-        known = status(vm)
-        own = next(one for one in known["next"]["layers"] if one not in known["running"]["layers"])
-        if damage:
-            disk = "/run/kbuild/disk"
-            vm.ok(f"mount -o remount,rw {disk} && {damage} {disk}/{own} && sync".replace("= ", "="))
-        vm.sh("sync; reboot")
-        kept(vm, "1", 5)
-        (failed,) = status(vm)["failed"]
-        assert failed["image"] == known["next"]["image"]
-        assert re.search(reason, failed["why"]), failed
-        assert vm.ok(SUMS) == sums
-        online(vm)
-        code, said = vm.sh(f"kbuild-node upgrade --plain-http {reference}", 600)
-        assert code == 2
-        assert "was tried and failed" in said
+    with running(fleet.ready().thawed(tmp_path)) as vm:
+        left_after_three_tries(vm, fleet, what, 2)
 
 
-if ALL:  # some ten starts
+if ALL:  # some ten starts each
+
+    def test_a_machine_that_a_bios_starts_does_the_same(fleet: Fleet, tmp_path: Path) -> None:
+        reference = fleet.publish("b", v="2")
+        with running(fleet.machine(tmp_path, uefi=False)) as vm:
+            kept(vm, "1", 1)
+            vm.ok(FILES)
+            online(vm)
+            left_after_three_tries(vm, fleet, "panic", 1)
+            upgraded_and_back(vm, reference, 5)
+            vm.ok("kbuild-node recovery")
+            vm.sh("sync; reboot")
+            vm.wait(r"kbuild: starting recovery", 900)
+            vm.ready()
+            assert status(vm)["running"]["entry"] == "recovery"
+            vm.sh("sync; reboot")
+            kept(vm, "1", 9)
 
     def test_a_damaged_shared_layer_leads_to_recovery_which_repairs_it(fleet: Fleet, tmp_path: Path) -> None:
         reference = fleet.publish("same", v="1")
-        with running(fleet.machine(tmp_path)) as vm:
-            kept(vm, "1", 1)
-            vm.ok(FILES)
+        with running(fleet.ready().thawed(tmp_path)) as vm:
             sums = vm.ok(SUMS)
             base = status(vm)["running"]["layers"][-1]
             vm.ok(f"mount -o remount,rw /run/kbuild/disk && rm /run/kbuild/disk/{base} && sync")

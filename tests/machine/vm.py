@@ -5,6 +5,7 @@ What boots it has a unit that puts a shell on the second serial port; `sh` asks 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -45,13 +46,16 @@ HOST = "10.0.2.2"
 class Vm:
     """`tree` is the unpacked tools tree `qemu`; its own loader starts it, so nothing of the host is needed."""
 
-    def __init__(self, tree: Path, folder: Path, disk: Path, *more: str, uefi: bool = True) -> None:
-        self.tree, self.folder, self.disk = tree, folder, disk
+    def __init__(
+        self, tree: Path, folder: Path, disk: Path, *more: str, uefi: bool = True, memory: int = 1024
+    ) -> None:
+        self.tree, self.folder, self.disk, self.memory = tree, folder, disk, memory
         self.console_file, self._socket = folder / "console", folder / "shell"
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
         self._more, self._uefi = more, uefi
         self._asked = 0
+        self._incoming: list[str] = []
         if uefi and not (folder / "vars").exists():
             shutil.copyfile(tree / "usr/share/OVMF/OVMF_VARS_4M.fd", folder / "vars")
             (folder / "vars").chmod(0o600)
@@ -80,6 +84,37 @@ class Vm:
             )
         self._line = None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it has power."""
+        return self._process is not None
+
+    def freeze(self) -> None:
+        """Stop the machine as it is, and keep its memory beside its disk: `thawed` goes on from here, often."""
+        with _Monitor(self.folder / "monitor") as monitor:
+            monitor.ask("stop")
+            monitor.ask("migrate-set-parameters", **{"max-bandwidth": 16 << 30})
+            monitor.ask("migrate", uri=f"file:{self.folder / 'memory'}")
+            while (state := monitor.ask("query-migrate")["status"]) != "completed":
+                assert state in ("setup", "active", "device"), state
+                time.sleep(0.1)
+        self.off()
+
+    def thawed(self, folder: Path) -> Vm:
+        """Another machine in the state in which this one was frozen, running."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("disk.raw", "console", *(["vars"] if self._uefi else [])):
+            subprocess.run(["cp", "--sparse=always", self.folder / name, folder / name], check=True)
+        found = Vm(self.tree, folder, folder / "disk.raw", *self._more, uefi=self._uefi, memory=self.memory)
+        found._incoming = ["-incoming", f"file:{self.folder / 'memory'}"]
+        found.on()
+        found._incoming = []
+        with _Monitor(folder / "monitor") as monitor:
+            while monitor.ask("query-status")["status"] == "inmigrate":
+                time.sleep(0.1)
+            monitor.ask("cont")
+        return found
+
     def off(self) -> None:
         """Cut the power."""
         if self._line:
@@ -97,7 +132,7 @@ class Vm:
             "-drive", f"if=pflash,format=raw,unit=1,file={self.folder}/vars",
         ] if self._uefi else []  # fmt: skip
         return [
-            "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", "1024",
+            "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", str(self.memory),
             "-nodefaults", "-no-user-config", "-display", "none", "-L", f"{share}/qemu", "-L", f"{share}/seabios",
             *firmware,
             "-chardev", f"file,id=console,path={self.console_file},append=on", "-serial", "chardev:console",
@@ -105,7 +140,8 @@ class Vm:
             "-drive", f"if=none,id=disk,format=raw,file={self.disk},cache=unsafe",
             "-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-rng-pci",
             "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
-            "-device", "i6300esb", *self._more,
+            "-device", "i6300esb", "-qmp", f"unix:{self.folder}/monitor,server=on,wait=off",
+            *self._more, *self._incoming,
         ]  # fmt: skip
 
     # -- looking ---------------------------------------------------------------------------------
@@ -208,7 +244,8 @@ class Vm:
 
     def _handed_over(self) -> bool:
         console = self.console()
-        return console.rfind("verified layers, read-only; starting") > console.rfind("BdsDxe: loading")
+        loading = max(map(console.rfind, ("BdsDxe: loading", "kbuild: starting", "Start PXE over")))
+        return console.rfind("verified layers, read-only; starting") > loading
 
     def _connected(self, end: float) -> socket.socket:
         while not self._handed_over():  # what is typed before that goes to the boot loader's menu
@@ -226,6 +263,37 @@ class Vm:
         return self._line
 
 
+class _Monitor:
+    """QEMU's machine protocol."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> _Monitor:
+        end = time.monotonic() + 60
+        self._socket = socket.socket(socket.AF_UNIX)
+        while self._socket.connect_ex(os.fspath(self._path)):
+            assert time.monotonic() < end, "no monitor"
+            time.sleep(0.1)
+        self._stream = self._socket.makefile("rwb")
+        self._stream.readline()
+        self.ask("qmp_capabilities")
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._stream.close()
+        self._socket.close()
+
+    def ask(self, command: str, **arguments: object) -> dict:
+        self._stream.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        self._stream.flush()
+        while True:  # events come between
+            reply = json.loads(self._stream.readline())
+            assert "error" not in reply, reply
+            if "return" in reply:
+                return reply["return"]
+
+
 def _tidy(heard: str) -> str:
     """What a command said, without prompts and the echo of what was asked."""
     lines = [_CONTROL.sub("", one) for one in heard.replace("\r", "").splitlines()]
@@ -237,10 +305,13 @@ def _tidy(heard: str) -> str:
 
 
 @contextmanager
-def running(vm: Vm) -> Iterator[Vm]:
-    """The machine, on; off behind."""
-    vm.on()
+def running(vm: Vm, *, keep: bool = False) -> Iterator[Vm]:
+    """The machine, on, if it is not yet; off behind, and its disk gone unless it is kept."""
+    if not vm.is_on:
+        vm.on()
     try:
         yield vm
     finally:
         vm.off()
+        if not keep:
+            vm.disk.unlink(missing_ok=True)

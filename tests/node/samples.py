@@ -7,7 +7,8 @@ from pathlib import Path
 from boot_samples import stub
 from machine_registry import MachineRegistry, digest_of
 
-from kairosbuild.boot import layerfs, uki, verity
+from kairosbuild.artifacts.grub import disk_files
+from kairosbuild.boot import grub, layerfs, uki, verity
 from kairosbuild.node import assess, upgrade
 from kairosbuild.node.http import Access
 from kairosbuild.node.machine import Machine
@@ -42,13 +43,16 @@ class Image:
         )
 
 
-def installed(folder: Path, image: Image, *, entry: str = "os-1+3.efi") -> Machine:
-    """A machine as its disk leaves the factory, started."""
+def installed(folder: Path, image: Image, *, entry: str = "os-1+3.efi", bios: bool = False) -> Machine:
+    """A machine as its disk leaves the factory, started; with `bios` by GRUB."""
     for name in ("disk", "esp/EFI/Linux"):
         (folder / name).mkdir(parents=True)
     for name, data in image.forms.items():
         (folder / "disk" / name).write_bytes(data)
     (folder / "esp/EFI/Linux" / entry).write_bytes(image.kernel)
+    for path, data in disk_files({"os-1": image.kernel}).items() if bios else ():
+        (folder / "esp" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "esp" / path).write_bytes(data)
     return machine(folder, image)
 
 
@@ -62,7 +66,14 @@ def started(folder: Path, *images: Image) -> Machine:
     entries = machine(folder, images[0]).entries
     first = next(one for one in entries.all() if not one.exhausted)
     image = next(one for one in images if one.kernel == first.path.read_bytes())
-    if first.left is not None:
+    if first.left is not None and (folder / "esp" / grub.CONFIGURATION).exists():
+        environment, row = folder / "esp" / grub.ENVIRONMENT, grub.variable(first.label)
+        values = grub.variables(environment.read_bytes())
+        values[row] = "x" + values.get(row, "")
+        environment.write_bytes(grub.environment(values))
+        told = (folder / f"esp/{grub.ENTRIES}/{first.label}.cfg").read_text()
+        assert f"arguments='{image.cmdline}'" in told
+    elif first.left is not None:
         counted = f"{first.label}+{first.left - 1}-{first.done + 1}.efi"
         first.path.rename(first.path.with_name(counted))
     return machine(folder, image)

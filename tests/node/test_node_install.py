@@ -24,7 +24,7 @@ def source(tmp_path: Path) -> install.Medium:
     (folder / "install/os.efi").write_bytes(image.kernel)
     (folder / "install/recovery.efi").write_bytes(rescue.kernel)
     (folder / "install/BOOTX64.EFI").write_bytes(b"loader")
-    found = install.medium(folder)
+    found = install.medium(place=folder)
     assert found is not None
     return found
 
@@ -126,4 +126,5 @@ def test_the_last_partition_grows_with_the_disk(disk, source):
 
 
 def test_a_folder_without_an_installation_is_no_medium(tmp_path):
-    assert install.medium(tmp_path) is None
+    assert install.medium(place=tmp_path) is None
+    assert not install.live("quiet", tmp_path)

@@ -9,7 +9,8 @@ import pytest
 from machine_registry import MachineRegistry
 from peers import peer
 
-from kairosbuild.node import machine, places
+from kairosbuild.node import places
+from kairosbuild.node.grub import Grub
 from kairosbuild.node.http import Access
 from kairosbuild.node.offer import find
 from kairosbuild.node.problem import Problem
@@ -100,16 +101,12 @@ def test_a_reset_is_noted_for_the_next_start(tmp_path):
 
 
 def test_an_entry_is_started_once(tmp_path):
+    nothing = Grub(tmp_path)
     with pytest.raises(Problem) as caught:
-        places.start_once("recovery.efi", tmp_path / "variable")
+        places.start_once("recovery", nothing, tmp_path / "variables/one")
     assert caught.value.reason == "no-efi"
-    (tmp_path / "other").touch()
-    places.start_once("recovery.efi", tmp_path / "variable")
-    data = (tmp_path / "variable").read_bytes()
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "variables/other").touch()
+    places.start_once("recovery", nothing, tmp_path / "variables/one")
+    data = (tmp_path / "variables/one").read_bytes()
     assert data[4:].decode("utf-16-le") == "recovery.efi\0"
-
-
-def test_a_machine_that_a_bios_started_is_told_so(tmp_path):
-    with pytest.raises(Problem) as caught:
-        machine.with_uefi(tmp_path / "efi")
-    assert caught.value.reason == "no-efi"

@@ -331,13 +331,14 @@ def operations(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:
     return count
 
 
+@pytest.mark.parametrize("bios", [False, True])
 def test_a_power_cut_at_each_step_leaves_a_machine_that_starts_and_upgrades(
-    images, registry, tmp_path, monkeypatch
+    images, registry, tmp_path, monkeypatch, bios
 ):
     from samples import installed
 
     with monkeypatch.context() as patch:
-        installed(tmp_path / "whole", images[0])
+        installed(tmp_path / "whole", images[0], bios=bios)
         here = healthy(tmp_path / "whole", images[0])
         count = operations(patch, 0)
         upgraded(here, registry)
@@ -346,7 +347,7 @@ def test_a_power_cut_at_each_step_leaves_a_machine_that_starts_and_upgrades(
     outcomes = set()
     for step in range(1, steps + 1):
         folder = tmp_path / f"m{step}"
-        installed(folder, images[0])
+        installed(folder, images[0], bios=bios)
         here = healthy(folder, images[0])
         with monkeypatch.context() as patch, pytest.raises(PowerCut):
             operations(patch, step)
@@ -361,11 +362,14 @@ def test_a_power_cut_at_each_step_leaves_a_machine_that_starts_and_upgrades(
     assert outcomes == {one.cmdline for one in images}, "it was cut before and after the entry"
 
 
-def test_a_power_cut_at_each_step_of_keeping_and_of_rolling_back(images, registry, tmp_path, monkeypatch):
+@pytest.mark.parametrize("bios", [False, True])
+def test_a_power_cut_at_each_step_of_keeping_and_of_rolling_back(
+    images, registry, tmp_path, monkeypatch, bios
+):
     from samples import installed
 
     def until(folder: Path, what, step: int) -> bool:
-        installed(folder, images[0])
+        installed(folder, images[0], bios=bios)
         upgraded(healthy(folder, *images), registry)
         now = started(folder, *images)
         assess.begin(now)
