@@ -53,7 +53,7 @@ def find(reference: Reference, repository: Repository, platform: str, verify: Ve
             reason="not-bootable",
             hint="name an image, or the boot artifact of one",
         )
-    for digest in repository.referrers(found.digest, BOOT, "" if reference.digest else reference.tag):
+    for digest in repository.referrers(found.digest, BOOT, "" if reference.digest else f"{reference.tag}-"):
         boot = repository.manifest(digest)
         if boot.subject == found.digest and boot.artifact_type == BOOT:
             verify(repository, boot)

@@ -81,10 +81,10 @@ class Repository:
             return self.manifest(self._chosen(document, platform, digest))
         return _manifest(document, digest, f"{self.name}@{digest}")
 
-    def referrers(self, digest: str, artifact_type: str, tag: str = "") -> list[str]:
+    def referrers(self, digest: str, artifact_type: str, prefix: str = "") -> list[str]:
         """Digests of the manifests of this type that belong to another one.
 
-        Told by the API, else by the fallback tag, else found among the tags that begin with this one.
+        Told by the API, else by the fallback tag, else found among the tags that begin so.
         """
         for tail in (f"referrers/{digest}", f"manifests/{digest.replace(':', '-')}"):
             _, document = self._if_there(tail, {"Accept": INDEX[0]})
@@ -95,9 +95,7 @@ class Repository:
                 if found:
                     return found
         _, document = self._if_there("tags/list", {})
-        tags = [
-            str(one) for one in document.get("tags") or () if str(one).startswith(f"{tag}-" if tag else "")
-        ]
+        tags = [str(one) for one in document.get("tags") or () if str(one).startswith(prefix)]
         return [
             one.digest
             for one in map(self.manifest, sorted(tags)[:_MOST_TAGS])

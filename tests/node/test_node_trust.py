@@ -48,6 +48,26 @@ def sign(registry: MachineRegistry, digest: str, private: Path, about: str = "")
     registry.manifest(f"{digest.replace(':', '-')}.sig", document)
 
 
+def bundled(registry: MachineRegistry, digest: str, private: Path, **changes: str) -> None:
+    """What the builder publishes as a bundle; `changes` of the statement before it is signed."""
+    from kairosbuild.core.canonical import loads
+    from kairosbuild.keys.keys import signer
+    from kairosbuild.proof import statement
+
+    key = signer(str(private))
+    said = statement.statement(changes.get("about", digest), "", changes.get("predicate", statement.SIGN), {})
+    made = loads(statement.bundle(statement.envelope(said, key), key.public))
+    made["dsseEnvelope"]["payloadType"] = changes.get("kind", statement.IN_TOTO)
+    layer = registry.blob(json.dumps(made).encode(), statement.BUNDLE)
+    referrer = {"artifactType": statement.BUNDLE, "config": registry.blob(b"{}"), "layers": [layer]}
+    referrer["subject"] = {"mediaType": "", "digest": digest, "size": 2}
+    tag = digest.replace(":", "-")
+    found = registry.manifest(f"{tag}.bundle-1", referrer)
+    if registry.fallback:
+        listed = {"digest": found, "artifactType": statement.BUNDLE}
+        registry.manifest(tag, {"manifests": [listed]})
+
+
 def judged(registry: MachineRegistry, *trusted: str) -> str:
     reference = parse(f"{registry.host}/os:a")
     try:
@@ -88,6 +108,40 @@ def test_a_signature_of_another_key_or_about_another_image_is_none(registry, key
     assert judged(registry, public) == "not-signed"
     sign(registry, boot, private, about="sha256:" + "0" * 64)
     assert judged(registry, public) == "not-signed"
+
+
+@pytest.mark.parametrize("fallback", [True, False])
+def test_a_bundle_of_a_trusted_key_is_a_signature_too(registry, keys, fallback):
+    registry.fallback = fallback
+    _, boot = registry.publish("a", b"kernel", b"config", {})
+    bundled(registry, boot, keys[0])
+    assert judged(registry, keys[1]) == "taken"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"about": "sha256:" + "0" * 64},
+        {"predicate": "https://spdx.dev/Document"},
+        {"kind": "application/json"},
+    ],
+)
+def test_a_bundle_that_says_something_else_is_none(registry, keys, changes):
+    _, boot = registry.publish("a", b"kernel", b"config", {})
+    bundled(registry, boot, keys[0], **changes)
+    assert judged(registry, keys[1]) == "not-signed"
+
+
+def test_what_is_no_bundle_is_none(registry, keys):
+    _, boot = registry.publish("a", b"kernel", b"config", {})
+    layer = registry.blob(b'{"dsseEnvelope": {"payload": 7}}')
+    registry.manifest("other", {"artifactType": "x", "config": registry.blob(b"{}"), "layers": [layer]})
+    document = json.loads(registry.manifests["other"])
+    document["artifactType"] = "application/vnd.dev.sigstore.bundle.v0.3+json"
+    found = registry.manifest("broken", document)
+    listed = [{"digest": found, "artifactType": document["artifactType"]}]
+    registry.manifest(boot.replace(":", "-"), {"manifests": listed})
+    assert judged(registry, keys[1]) == "not-signed"
 
 
 def test_a_reset_is_noted_for_the_next_start(tmp_path):
