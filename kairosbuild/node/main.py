@@ -304,8 +304,11 @@ def status(here: Machine, *, verify: bool = False) -> dict[str, Any]:
         "fallback": found.fallback,
         "recovery": found.recovery,
     }
+    systems = [one for one in roles.values() if one and not one.kernel.recovery]
+    listed = [layer for one in systems for layer in one.kernel.layers]
+    damaged = {one.root_hash for one in here.layers.damaged(listed)} if verify else None
     return {
-        **{role: _described(here, found.state, entry, verify) for role, entry in roles.items()},
+        **{role: _described(found.state, entry, damaged) for role, entry in roles.items()},
         "failed": [
             {
                 "image": one.image,
@@ -321,11 +324,12 @@ def status(here: Machine, *, verify: bool = False) -> dict[str, Any]:
     }
 
 
-def _described(here: Machine, remembered: Any, entry: Entry | None, verify: bool) -> dict[str, Any] | None:
+def _described(remembered: Any, entry: Entry | None, damaged: set[str] | None) -> dict[str, Any] | None:
     if entry is None:
         return None
     origin = remembered.origins.get(entry.label)
-    checked = here.layers.damaged(entry.kernel.layers) if verify and not entry.kernel.recovery else []
+    layers = [one.root_hash for one in entry.kernel.layers]
+    bad = [] if entry.kernel.recovery else [one for one in layers if one in (damaged or ())]
     return {
         "entry": entry.label,
         "title": entry.kernel.title,
@@ -334,8 +338,8 @@ def _described(here: Machine, remembered: Any, entry: Entry | None, verify: bool
         "reference": origin.reference if origin else "",
         "blessed": bool(origin and origin.blessed),
         "tries": entry.left,
-        "layers": [one.root_hash for one in entry.kernel.layers],
-        **({"damaged": [one.root_hash for one in checked]} if verify else {}),
+        "layers": layers,
+        **({"damaged": bad} if damaged is not None else {}),
     }
 
 

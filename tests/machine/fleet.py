@@ -196,5 +196,5 @@ FILES = "for d in etc var home root opt srv var/lib/containers; do echo $d > /$d
 SUMS = "sha256sum /etc/mine /var/mine /home/mine /root/mine /opt/mine /srv/mine /var/lib/containers/mine /var/lib/containers/data"
 
 
-def status(vm: Vm) -> dict:
-    return json.loads(vm.ok("kbuild-node status --json"))
+def status(vm: Vm, *more: str) -> dict:
+    return json.loads(vm.ok(" ".join(["kbuild-node status --json", *more]), 600))
