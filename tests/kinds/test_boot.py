@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import struct
 import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boot_task import BASE, KERNEL, BootTask
@@ -13,10 +23,16 @@ from test_disk import SITE, image, play
 from kairosbuild.artifacts.partitions import PartitionSpec
 from kairosbuild.boot import uki
 from kairosbuild.core.canonical import loads
+from kairosbuild.core.digest import Blob
+from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import Input, Outputs
 from kairosbuild.kinds.boot import Boot, BootSpec, _folders, _places
 from kairosbuild.kinds.disk import Disk, DiskSpec
-from kairosbuild.node.uki import read
+from kairosbuild.kinds.iso import Iso, IsoSpec
+from kairosbuild.kinds.netboot import Netboot, NetbootSpec
+from kairosbuild.node import gpt, install, netboot
+from kairosbuild.node.problem import Problem
+from kairosbuild.node.uki import argument, read
 from kairosbuild.oci.configuration import image_id
 from kairosbuild.store.store import Store
 
@@ -69,6 +85,91 @@ def test_a_disk_of_it_starts_the_very_same_and_recovery_sorts_last(store: Store,
         for path in (task.path(outputs["uki"]), tmp_path / "recovery.efi")
     ]
     assert keys == sorted(keys) and keys[0] != keys[1]
+
+
+def play_grub(action: Action) -> Mapping[str, bytes]:
+    """GRUB's images are played too."""
+    if "core" in action.outputs:
+        return {"core": bytes(512) + b"the rest of GRUB" * 99, "boot": b"\xeb" + bytes(511), "hybrid": b""}
+    if action.outputs == ("iso",):
+        return {"iso": b"an ISO"}
+    return play(action)
+
+
+def over_boot(store: Store, kind: Any, spec: Any) -> tuple[Outputs, BootTask]:
+    outputs, _ = built(store)
+    task = BootTask(store, spec, play_grub)
+    task.inputs = {"image": (Input("boot", "boot", outputs),)}
+    return kind.build(task), task
+
+
+def test_an_iso_of_it_has_what_an_installation_takes(store: Store) -> None:
+    _, task = over_boot(store, Iso(), IsoSpec(image="boot"))
+    paths = {path for one in task.actions for path in one.inputs if path.startswith("tree/install/")}
+    names = {path.removeprefix("tree/install/") for path in paths}
+    assert {"os.efi", "recovery.efi", "BOOTX64.EFI", "grub/core", "grub/sector"} < names
+    assert {"grub/esp/boot/grub/grub.cfg", "grub/esp/boot/entries/os-1.cfg"} < names
+    _, task = over_boot(store, Iso(), IsoSpec(image="boot", bios=False))
+    assert not any("install/grub" in path for one in task.actions for path in one.inputs)
+
+
+def test_a_machine_that_a_server_started_installs_what_its_command_line_names(
+    store: Store, tmp_path: Path
+) -> None:
+    outputs, task = over_boot(store, Netboot(), NetbootSpec(image="boot"))
+    server, place = tmp_path / "server", tmp_path / "run"
+    server.mkdir()
+    for one in loads(task.path(outputs["artifact"]).read_bytes())["files"]:
+        (server / one["title"]).write_bytes(task.path(Blob(one["digest"], one["size"])).read_bytes())
+    words = (server / "os.ipxe").read_text().splitlines()[1]
+    with served(server) as url:
+        cmdline = words.replace("${cwduri}", f"{url}/")
+        place.mkdir()
+        listed = argument(cmdline, "kbuild.layers").split(",")
+        for name in [one.partition(":")[0] for one in listed]:
+            (place / name).write_bytes((server / name).read_bytes())
+        assert install.live(cmdline, place)
+        medium = install.medium(cmdline, place)
+        assert medium is not None and medium.grub is not None and medium.recovery is not None
+        disk = tmp_path / "disk"
+        disk.touch()
+        os.truncate(disk, 1 << 30)
+        install.install(disk, medium, "", tries=3, say=lambda text: None)
+        changed = argument(cmdline, "kbuild.install")
+        (server / changed).write_bytes(b"{}")
+        with pytest.raises(Problem) as caught:
+            install.medium(cmdline, place)
+        assert caught.value.reason == "netboot-lied"
+    with disk.open("rb") as file:
+        sector = file.read(512)
+        first = gpt.read(file).partitions[0]
+        file.seek(first.first * 512)
+        core = file.read(1024)
+    assert (first.name, first.first) == ("bios-boot", 2048)
+    assert struct.unpack_from("<Q", sector, 0x5C) == (2048,) and sector[510:] == b"\x55\xaa"
+    assert core[512:].startswith(b"the rest of GRUB")
+    listing = [peer("mdir", "mtools"), "-b", "-/", "-i", f"{disk}@@2M", "::"]
+    shown = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+    assert "::/boot/entries/os-1.cfg" in shown and "::/EFI/Linux/os-1+3.efi" in shown
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd"])
+def test_a_list_that_leads_outside_is_refused(tmp_path: Path, path: str) -> None:
+    document = json.dumps({path: "0" * 64}).encode()
+    name = hashlib.sha256(document).hexdigest()
+    (tmp_path / name).write_bytes(document)
+    with served(tmp_path) as url, pytest.raises(Problem) as caught:
+        netboot.fetch(url, name, tmp_path / "into")
+    assert caught.value.reason == "netboot-lied"
 
 
 def test_places_and_binds_are_those_there_are() -> None:

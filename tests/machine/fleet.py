@@ -151,12 +151,15 @@ class Fleet:
         os.truncate(disk, disk.stat().st_size + (1 << 30))
         return Vm(self.tree(), folder, disk, *more, uefi=uefi)
 
-    def blank(self, folder: Path, *more: str, uefi: bool = True, memory: int = 1024) -> Vm:
+    def blank(
+        self, folder: Path, *more: str, uefi: bool = True, memory: int = 1024, bootfile: str = ""
+    ) -> Vm:
         """A machine with an empty disk."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "disk.raw").touch()
         os.truncate(folder / "disk.raw", 2 << 30)
-        return Vm(self.tree(), folder, folder / "disk.raw", *more, uefi=uefi, memory=memory)
+        disk = folder / "disk.raw"
+        return Vm(self.tree(), folder, disk, *more, uefi=uefi, memory=memory, bootfile=bootfile)
 
     def live(self, folder: Path, config: str, *, uefi: bool = True) -> Vm:
         """A machine with an empty disk and a CD, which has this configuration on its command line."""

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from distros.alpine import Alpine
 from distros.serving import Served, layout
-from fleet import ROOT, Fleet, kept, online
-from vm import running
+from fleet import CONFIG, ROOT, Fleet, kept, online
+from vm import Vm, running
 
 pytestmark = pytest.mark.slow
 IMAGE = "docker.io/library/alpine:${release}"
+ALL = os.environ.get("KBUILD_MACHINES") == "all"
 SHELL = "#!/bin/sh\n(while :; do /bin/sh -i < /dev/ttyS1 > /dev/ttyS1 2>&1; sleep 1; done) &\n"
 MORE = """\
   agent:   {kind: agent, health: {commands: ["grep -q yes /usr/lib/healthy"], timeout: 120}}
@@ -23,7 +24,14 @@ MORE = """\
     kind: disk
     image: boot
     format: raw
-    partitions: [{type: esp, size: 128M}, {type: layers, size: 300M}, {type: recovery}, {type: persistent}]
+    firmware: both
+    partitions:
+      - {type: bios-boot}
+      - {type: esp, size: 128M}
+      - {type: layers, size: 300M}
+      - {type: recovery}
+      - {type: persistent}
+  iso:     {kind: iso, image: boot, cmdline: ["console=ttyS0,115200", "kbuild.config=${config}"]}
   qemu:    {kind: tools, purpose: qemu}
 """
 
@@ -50,7 +58,7 @@ class Alpines(Fleet):
         text = (ROOT / "recipes/alpine.yaml").read_text()
         assert IMAGE in text
         text = text.replace(IMAGE, layout(self.folder / "image", alpine.base(), "3.23"))
-        text = text.replace("vars:\n", 'vars:\n  v: "1"\n  at: ""\n', 1) + MORE
+        text = text.replace("vars:\n", 'vars:\n  v: "1"\n  at: ""\n  config: ""\n', 1) + MORE
         text += 'publish: {targets: [machine, boot], to: "${at}", requires: []}\n'
         (self.folder / self.recipe).write_text(text)
         (self.folder / "BUILD.yaml").write_text(f"version: 1\nrecipes: [{self.recipe}]\n")
@@ -69,17 +77,37 @@ def alpines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         del os.environ["KBUILD_MIRROR_ALPINE"]
 
 
-def test_a_machine_of_alpine_upgrades_and_rolls_back(alpines: Fleet, tmp_path: Path) -> None:
-    with running(alpines.machine(tmp_path)) as vm:
+def upgraded_and_back(vm: Vm, reference: str, starts: int) -> None:
+    assert "musl" in vm.ok("ls /lib")
+    vm.ok("echo kept > /var/mine; hostname > /root/mine")
+    online(vm)
+    vm.ok(f"kbuild-node upgrade --plain-http {reference}", 600)
+    vm.sh("sync; reboot")
+    kept(vm, "2", starts + 1)
+    assert vm.ok("cat /var/mine") == "kept"
+    vm.ok("kbuild-node rollback")
+    vm.sh("sync; reboot")
+    kept(vm, "1", starts + 2)
+    assert vm.ok("cat /var/mine") == "kept"
+
+
+def test_a_machine_of_alpine_that_a_bios_starts_upgrades_and_rolls_back(
+    alpines: Fleet, tmp_path: Path
+) -> None:
+    reference = alpines.publish("b", v="2")
+    with running(alpines.machine(tmp_path, uefi=False)) as vm:
         kept(vm, "1", 1)
-        assert "musl" in vm.ok("ls /lib")
-        vm.ok("echo kept > /var/mine; hostname > /root/mine")
-        online(vm)
-        vm.ok(f"kbuild-node upgrade --plain-http {alpines.publish('b', v='2')}", 600)
-        vm.sh("sync; reboot")
-        kept(vm, "2", 2)
-        assert vm.ok("cat /var/mine") == "kept"
-        vm.ok("kbuild-node rollback")
-        vm.sh("sync; reboot")
-        kept(vm, "1", 3)
-        assert vm.ok("cat /var/mine") == "kept"
+        upgraded_and_back(vm, reference, 1)
+
+
+if ALL:
+
+    def test_a_live_medium_of_alpine_installs_itself_and_the_machine_upgrades(
+        alpines: Fleet, tmp_path: Path
+    ) -> None:
+        reference = alpines.publish("b", v="2")
+        with running(alpines.live(tmp_path, CONFIG)) as vm:
+            vm.wait("kbuild-node: installed to /dev/vda", 900)
+            kept(vm, "1", 2)
+            assert vm.ok("cat /etc/hostname") == "installed"
+            upgraded_and_back(vm, reference, 2)

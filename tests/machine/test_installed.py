@@ -1,10 +1,16 @@
-"""A machine that a live medium installed, unattended."""
+"""Machines that a live medium or the network installed, unattended."""
 
+import base64
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from fleet import Fleet, status
-from vm import running
+from fleet import CONFIG, Fleet, kept, status
+from vm import HOST, running
 
 pytestmark = pytest.mark.slow
 
@@ -17,3 +23,27 @@ def test_a_live_medium_installs_itself(fleet: Fleet, tmp_path: Path) -> None:
         assert (known["running"]["entry"], known["recovery"]["entry"]) == ("os-1", "recovery")
         assert known["running"]["blessed"]
         assert int(vm.ok("stat -f -c %b /run/kbuild/persistent")) * 4096 > 700 << 20, "it has grown"
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """What a machine's network has under this address."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{HOST}:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_machine_that_the_network_starts_installs_itself(fleet: Fleet, tmp_path: Path) -> None:
+    """By a BIOS and iPXE; what is then on the disk is started by GRUB."""
+    offered = fleet.built("net", "net", config=base64.b64encode(CONFIG.encode()).decode())
+    with served(offered) as url:
+        vm = fleet.blank(tmp_path, uefi=False, memory=2048, bootfile=f"{url}/os.ipxe")
+        with running(vm):
+            vm.wait("kbuild-node: installed to /dev/vda", 900)
+            kept(vm, "1", 2)
+            assert "kbuild: starting os-1" in vm.console()
+            assert vm.ok("cat /etc/hostname /etc/told") == "installed\nby the configuration"
+            known = status(vm)
+            assert (known["running"]["entry"], known["recovery"]["entry"]) == ("os-1", "recovery")

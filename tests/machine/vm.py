@@ -47,13 +47,21 @@ class Vm:
     """`tree` is the unpacked tools tree `qemu`; its own loader starts it, so nothing of the host is needed."""
 
     def __init__(
-        self, tree: Path, folder: Path, disk: Path, *more: str, uefi: bool = True, memory: int = 1024
+        self,
+        tree: Path,
+        folder: Path,
+        disk: Path,
+        *more: str,
+        uefi: bool = True,
+        memory: int = 1024,
+        bootfile: str = "",
     ) -> None:
         self.tree, self.folder, self.disk, self.memory = tree, folder, disk, memory
         self.console_file, self._socket = folder / "console", folder / "shell"
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
         self._more, self._uefi = more, uefi
+        self._bootfile = bootfile  # what the network offers, when the disk starts nothing
         self._asked = 0
         self._incoming: list[str] = []
         if uefi and not (folder / "vars").exists():
@@ -139,10 +147,16 @@ class Vm:
             "-chardev", f"socket,id=shell,path={self._socket},server=on,wait=off", "-serial", "chardev:shell",
             "-drive", f"if=none,id=disk,format=raw,file={self.disk},cache=unsafe",
             "-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-rng-pci",
-            "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
+            *self._network(),
             "-device", "i6300esb", "-qmp", f"unix:{self.folder}/monitor,server=on,wait=off",
             *self._more, *self._incoming,
         ]  # fmt: skip
+
+    def _network(self) -> list[str]:
+        if self._bootfile:
+            net = f"user,id=net,bootfile={self._bootfile}"
+            return ["-netdev", net, "-device", "virtio-net-pci,netdev=net,bootindex=2"]
+        return ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -244,7 +258,7 @@ class Vm:
 
     def _handed_over(self) -> bool:
         console = self.console()
-        loading = max(map(console.rfind, ("BdsDxe: loading", "kbuild: starting", "Start PXE over")))
+        loading = max(map(console.rfind, ("BdsDxe: loading", "kbuild: starting", "iPXE")))
         return console.rfind("verified layers, read-only; starting") > loading
 
     def _connected(self, end: float) -> socket.socket:
