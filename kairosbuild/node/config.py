@@ -195,14 +195,14 @@ def read(text: str, name: str = "config") -> dict[str, Any]:
     """The configuration in a text. Raises Problem `bad-config` with every problem, each with its place."""
     if not text.lstrip("\ufeff").startswith(HEADERS):
         raise Problem(
-            f"{name}: the first line is not {HEADERS[0]}",
+            f"{name}:1:1: the first line is not {HEADERS[0]}",
             reason="bad-config",
             hint=f"begin with {HEADERS[0]}",
         )
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as problem:
-        raise Problem(f"{name}: {_where_yaml(problem)}", reason="bad-config") from problem
+        raise Problem(f"{name}:{_where_yaml(problem)}", reason="bad-config") from problem
     problems = list(_check(node, ROOT, "")) if node else []
     if problems:
         raise Problem("\n".join(f"{name}:{one}" for one in problems), reason="bad-config")
@@ -320,7 +320,7 @@ def _said(node: yaml.Node, words: str) -> str:
 
 def _where_yaml(problem: yaml.YAMLError) -> str:
     mark = getattr(problem, "problem_mark", None)
-    place = f"{mark.line + 1}:{mark.column + 1}: " if mark else ""
+    place = f"{mark.line + 1}:{mark.column + 1}: " if mark else " "
     return f"{place}{getattr(problem, 'problem', None) or problem}"
 
 

@@ -136,8 +136,7 @@ def _install(asked: argparse.Namespace) -> None:
 
     text = ""
     if asked.config:
-        with open(asked.config, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            text = file.read()
+        text = _text(asked.config)
         config.read(text, asked.config)
     found = install.medium(Path("/proc/cmdline").read_text())
     if found is None:
@@ -227,8 +226,7 @@ def _config(asked: argparse.Namespace) -> int:
         print(json.dumps(config.schema(), indent=1))
         return 0
     if asked.what == "validate":
-        with open(asked.file or "/dev/stdin", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            config.read(file.read(), asked.file or "stdin")
+        config.read(_text(asked.file or "/dev/stdin"), asked.file or "stdin")
         _say("it is well")
         return 0
     found = sources.gather()
@@ -240,6 +238,14 @@ def _config(asked: argparse.Namespace) -> int:
     for problem in applier.problems:
         _say(problem)
     return 1 if applier.problems else 0
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            return file.read()
+    except OSError as problem:
+        raise Problem(f"{path}: {problem.strerror}", reason="bad-config") from problem
 
 
 def _late() -> str:

@@ -15,6 +15,8 @@ from typing import ClassVar
 
 from vm import HOST, NETWORK, SHELL_UNIT, Vm, running
 
+from kairosbuild.store.store import Store
+
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("KBUILD_TEST_CACHE") or ROOT / "cache")
 MAIN = "from kairosbuild.cli.main import run; run()"
@@ -141,6 +143,15 @@ class Fleet:
             to = [f"--set=at={self.registry}/os", "-o", f"{node}={name}"]
             self.kbuild("run", self.recipe, node, "--no-publish", *given, *to)
         return path
+
+    def offered(self, config: str) -> Path:
+        """The files of the netboot artifact, as a server has them."""
+        made = self.built("net", "net.json", config=base64.b64encode(config.encode()).decode())
+        cas, folder = Store(CACHE).cas, self.folder / "net"
+        folder.mkdir()
+        for one in json.loads(made.read_text())["files"]:
+            (folder / one["title"]).symlink_to(cas.path(one["digest"]))
+        return folder
 
     def machine(self, folder: Path, *more: str, uefi: bool = True) -> Vm:
         """A machine with the disk of version 1, one GiB larger than it left the factory."""

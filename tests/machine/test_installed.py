@@ -1,6 +1,5 @@
 """Machines that a live medium or the network installed, unattended."""
 
-import base64
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,8 +36,7 @@ def served(folder: Path) -> Iterator[str]:
 
 def test_a_machine_that_the_network_starts_installs_itself(fleet: Fleet, tmp_path: Path) -> None:
     """By a BIOS and iPXE; what is then on the disk is started by GRUB."""
-    offered = fleet.built("net", "net", config=base64.b64encode(CONFIG.encode()).decode())
-    with served(offered) as url:
+    with served(fleet.offered(CONFIG)) as url:
         vm = fleet.blank(tmp_path, uefi=False, memory=2048, bootfile=f"{url}/os.ipxe")
         with running(vm):
             vm.wait("kbuild-node: installed to /dev/vda", 900)
