@@ -17,8 +17,6 @@ from kairosbuild.node.layers import Layers
 from kairosbuild.node.problem import Problem
 
 RUN = Path("/run/kbuild")
-_FAT = "dirsync,umask=0077,nosuid,nodev,noexec"
-"""FAT has no journal: a file that is renamed has its new name on the disk before it loses the old one."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -64,7 +62,7 @@ class Machine:
                 "-t",
                 "vfat",
                 "-o",
-                f"ro,{_FAT}",
+                "ro,umask=0077,nosuid,nodev,noexec",
                 self._esp(),
                 str(self.esp),
             )
