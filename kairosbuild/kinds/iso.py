@@ -70,7 +70,7 @@ class Iso:
     """See the module."""
 
     name: ClassVar[str] = "iso"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     Spec: ClassVar[type] = IsoSpec
     produces: ClassVar[str] = "iso"
 
