@@ -16,6 +16,7 @@ ORDER = (
     "cold-1k",
     "edit-disk",
     "artifacts-edit",
+    "sizes",
     "nochange-disk",
     "cold-disk",
     "package-100",

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import uuid
+from typing import Any
 
 from benchmarks.disk import RECIPE, Ours, timed
 from benchmarks.harness import Benchmark, Result
@@ -37,23 +38,24 @@ class Artifacts(Ours):
     def edited(self, *nodes: str) -> float:
         """Seconds of one `kbuild run` of these nodes after an edit, whole process."""
         self.motd.write_text(f"{uuid.uuid4()}\n")
-        seconds, report = timed(self._run, *nodes)
+        seconds, report = timed(self.run, *nodes)
         assert report["built"] == 2 + len(nodes), report  # site, os, and each artifact
         return seconds
 
-    def _run(self, *nodes: str) -> dict[str, int]:
+    def run(self, *nodes: str) -> dict[str, Any]:
+        """One `kbuild run` of these nodes, whole process; its report."""
         command = [sys.executable, "-m", "kairosbuild", "run", str(self.recipe), *nodes, "--json"]
         command += ["--progress=none", f"--cache-dir={self.home / 'cache'}"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.home)
         assert done.returncode == 0, done.stderr
-        found: dict[str, int] = json.loads(done.stdout)
+        found: dict[str, Any] = json.loads(done.stdout)
         return found
 
 
 def run() -> Result:
     """Medians of runs that take turns, so that a busy machine is busy for both."""
     ours = Artifacts()
-    ours._run(*ARTIFACTS)
+    ours.run(*ARTIFACTS)
     together, apart, disk = [], [], []
     for _ in range(RUNS):
         together.append(ours.edited(*ARTIFACTS))
