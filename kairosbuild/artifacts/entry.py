@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kairosbuild.artifacts.signing import Signing
@@ -81,21 +82,40 @@ def given_entry(task: Task, role: str = "image") -> BootEntry | None:
     return BootEntry(found["version"], kernel, initial, found["os_release"].encode(), found["cmdline"])
 
 
-def unified(task: Task, entry: BootEntry, signs: Signing | None = None, behind: bytes = b"") -> bytes:
-    """The entry as one PE image, signed if need be, with an archive behind its initrd.
+def unified(task: Task, entry: BootEntry, signs: Signing | None = None) -> bytes:
+    """The entry as one PE image, signed if need be. Raises `cmdline-too-long`."""
+    made = b"".join(_parts(task, entry, {}))
+    return signs.unified(made) if signs else made
 
-    Raises `cmdline-too-long`.
-    """
-    packed = task.path(entry.initrd).read_bytes()
-    made = uki.assemble(
+
+def unified_with(task: Task, entry: BootEntry, signs: Signing | None, layers: Mapping[str, Blob]) -> Blob:
+    """The same with layers behind its initrd, stored. They are written from where they lie: a copy in memory of
+    something that large costs more than all else."""
+    made = _parts(task, entry, layers)
+    if signs:
+        return task.put_bytes(signs.unified(b"".join(made)))
+    with (task.scratch / "uki").open("xb") as out:
+        out.writelines(made)
+    return task.put_file(task.scratch / "uki")
+
+
+def _parts(task: Task, entry: BootEntry, layers: Mapping[str, Blob]) -> list[cpio.Buffer]:
+    packed = _mapped(task, entry.initrd)
+    behind = initrd.beside({name: _mapped(task, blob) for name, blob in layers.items()}, "layers")
+    return uki.parts(
         task.path(loader(task)["stub"]).read_bytes(),
         os_release=entry.os_release,
         cmdline=entry.cmdline,
         uname=entry.version,
-        initrd=packed + bytes(-len(packed) % 4) + behind if behind else packed,
-        kernel=task.path(entry.kernel).read_bytes(),
+        initrd=(packed, bytes(-len(packed) % 4), *behind) if layers else (packed,),
+        kernel=(_mapped(task, entry.kernel),),
     )
-    return signs.unified(made) if signs else made
+
+
+def _mapped(task: Task, blob: Blob) -> memoryview:
+    """A stored file without reading it."""
+    with task.path(blob).open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def initrd_of(task: Task, stack: Stack, version: str, *, network: bool = False) -> Blob:

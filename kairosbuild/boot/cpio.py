@@ -13,7 +13,10 @@ from kairosbuild.core.errors import KbuildError
 
 _HEAD = 110  # bytes of a header
 
-Member = tuple[str, int, bytes]
+Buffer = bytes | memoryview
+"""Bytes, or the bytes of a file as they are mapped: what is large is not copied before it is written."""
+
+Member = tuple[str, int, Buffer]
 """Path without a leading slash, mode with its type bits, content (a link's target)."""
 
 
@@ -21,13 +24,15 @@ Member = tuple[str, int, bytes]
 class Tree:
     """Files to be packed: path → (permission bits, content), and links: path → target."""
 
-    files: Mapping[str, tuple[int, bytes]]
+    files: Mapping[str, tuple[int, Buffer]]
     links: Mapping[str, str]
     folders: tuple[str, ...] = ()
 
     def members(self) -> list[Member]:
         """Every entry in an order that has each folder before what is in it."""
-        found = {path: (stat.S_IFREG | mode, data) for path, (mode, data) in self.files.items()}
+        found: dict[str, tuple[int, Buffer]] = {
+            path: (stat.S_IFREG | mode, data) for path, (mode, data) in self.files.items()
+        }
         found |= {path: (stat.S_IFLNK | 0o777, target.encode()) for path, target in self.links.items()}
         for path in (*self.folders, *_parents((*found, *self.folders))):
             found.setdefault(path, (stat.S_IFDIR | 0o755, b""))
@@ -36,16 +41,21 @@ class Tree:
 
 def pack(members: Iterable[Member], epoch: int = 0) -> bytes:
     """The archive of these members, owned by root, with inode numbers in their order."""
-    parts = [
+    return b"".join(parts(members, epoch))
+
+
+def parts(members: Iterable[Member], epoch: int = 0) -> list[Buffer]:
+    """The same in pieces, contents as they were given."""
+    found = [
         part
         for number, (path, mode, data) in enumerate(members, 1)
         for part in _member(number, path, mode, data, epoch)
     ]
-    archive = b"".join((*parts, *_member(0, "TRAILER!!!", 0, b"", 0)))
-    return archive + bytes(-len(archive) % 512)
+    found += _member(0, "TRAILER!!!", 0, b"", 0)
+    return [*found, bytes(-sum(map(len, found)) % 512)]
 
 
-def unpack(archive: bytes) -> list[Member]:
+def unpack(archive: bytes) -> list[tuple[str, int, bytes]]:
     """The members of an archive of others, each hard link with its content. Raises KbuildError (`bad-cpio`)."""
     found: list[tuple[str, int, int, bytes]] = []
     at = 0
@@ -71,7 +81,7 @@ def unpack(archive: bytes) -> list[Member]:
     ]
 
 
-def _member(number: int, path: str, mode: int, data: bytes, epoch: int) -> tuple[bytes, ...]:
+def _member(number: int, path: str, mode: int, data: Buffer, epoch: int) -> tuple[Buffer, ...]:
     name = path.encode() + b"\0"
     links = 2 if stat.S_ISDIR(mode) else 1
     fields = (number, mode, 0, 0, links, epoch, len(data), 0, 0, 0, 0, len(name), 0)

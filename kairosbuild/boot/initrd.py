@@ -84,9 +84,9 @@ def build(tools: Read, kernel: Files, version: str, more: More = More()) -> byte
     return cpio.pack(tree(tools, kernel, version, more).members())
 
 
-def beside(files: Mapping[str, bytes], folder: str) -> bytes:
-    """An archive of these files in a folder, for the kernel to unpack after the initrd it stands behind."""
-    return cpio.pack(
+def beside(files: Mapping[str, cpio.Buffer], folder: str) -> list[cpio.Buffer]:
+    """An archive of these files in a folder, in pieces, for the kernel to unpack after the initrd before it."""
+    return cpio.parts(
         cpio.Tree({f"{folder}/{name}": (0o444, data) for name, data in files.items()}, {}).members()
     )
 

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kairosbuild.boot.cpio import Buffer
 from kairosbuild.core.errors import KbuildError
 
 SBAT = b"uki,1,UKI,uki,1,https://uapi-group.org/specifications/specs/unified_kernel_image/\n"
@@ -36,6 +37,21 @@ def assemble(
     stub: bytes, *, os_release: bytes, cmdline: str, uname: str, initrd: bytes, kernel: bytes
 ) -> bytes:
     """The image. Raises `bad-stub` for a stub this cannot be done to and `cmdline-too-long`."""
+    return b"".join(
+        parts(stub, os_release=os_release, cmdline=cmdline, uname=uname, initrd=(initrd,), kernel=(kernel,))
+    )
+
+
+def parts(
+    stub: bytes,
+    *,
+    os_release: bytes,
+    cmdline: str,
+    uname: str,
+    initrd: Sequence[Buffer],
+    kernel: Sequence[Buffer],
+) -> list[Buffer]:
+    """The same in pieces, initrd and kernel as they were given: what is large is copied only when it is written."""
     if len(cmdline.encode()) > CMDLINE_MAX:
         raise KbuildError(
             f"the kernel command line has {len(cmdline.encode())} bytes, {CMDLINE_MAX} fit",
@@ -43,9 +59,9 @@ def assemble(
             hint="fewer layers, or shorter arguments",
         )
     named = (
-        (".osrel", os_release),
-        (".cmdline", cmdline.encode()),
-        (".uname", uname.encode()),
+        (".osrel", (os_release,)),
+        (".cmdline", (cmdline.encode(),)),
+        (".uname", (uname.encode(),)),
         (".initrd", initrd),
         (".linux", kernel),
     )
@@ -54,7 +70,7 @@ def assemble(
 
 def extended(image: bytes, more: Mapping[str, bytes]) -> bytes:
     """An image with more sections behind those it has. Raises `bad-stub`."""
-    return _append(image, tuple(more.items()))
+    return b"".join(_append(image, [(name, (content,)) for name, content in more.items()]))
 
 
 def _with_sbat(stub: bytes) -> bytes:
@@ -110,21 +126,22 @@ class Pe:
         self.certificates = struct.unpack_from("<II", image, self.optional + 112 + 8 * _SECURITY)
 
 
-def _append(stub: bytes, named: Sequence[tuple[str, bytes]]) -> bytes:
+def _append(stub: bytes, named: Sequence[tuple[str, Sequence[Buffer]]]) -> list[Buffer]:
     pe, known = Pe(stub), sections(stub)
     _refuse(stub, pe, known, len(named))
-    address = max(one.address + one.size for one in known)
-    parts, length = [b""], len(stub)
+    address, length = max(one.address + one.size for one in known), len(stub)
+    found: list[Buffer] = []
     headers = []
     for name, content in named:
+        size = sum(map(len, content))
         offset, address = _up(length, pe.file_alignment), _up(address, pe.section_alignment)
-        stored = _up(len(content), pe.file_alignment)
+        stored = _up(size, pe.file_alignment)
         flags = _READ | (_CODE if name == ".linux" else _DATA)
-        headers.append(_HEADER.pack(name.encode(), len(content), address, stored, offset, 0, 0, 0, 0, flags))
-        parts += [bytes(offset - length), content, bytes(stored - len(content))]
-        length, address = offset + stored, address + len(content)
-    head = _patched(stub[: pe.headers], pe, b"".join(headers), len(named), address, dict(named))
-    return b"".join((head, stub[pe.headers :], *parts))
+        headers.append(_HEADER.pack(name.encode(), size, address, stored, offset, 0, 0, 0, 0, flags))
+        found += [bytes(offset - length), *content, bytes(stored - size)]
+        length, address = offset + stored, address + size
+    head = _patched(stub[: pe.headers], pe, b"".join(headers), address, dict(named))
+    return [head, stub[pe.headers :], *found]
 
 
 def _refuse(stub: bytes, pe: Pe, known: Sequence[Section], more: int) -> None:
@@ -137,19 +154,19 @@ def _refuse(stub: bytes, pe: Pe, known: Sequence[Section], more: int) -> None:
         raise KbuildError("the stub is cut short", reason="bad-stub")
 
 
-def _patched(head: bytes, pe: Pe, headers: bytes, more: int, end: int, named: dict[str, bytes]) -> bytes:
+def _patched(head: bytes, pe: Pe, headers: bytes, end: int, named: Mapping[str, Sequence[Buffer]]) -> bytes:
     """The stub's headers with the new sections entered and the sums of the whole made right."""
     out = bytearray(head)
     at = pe.table + pe.count * _HEADER.size
     out[at : at + len(headers)] = headers
-    struct.pack_into("<H", out, pe.start + 6, pe.count + more)
+    struct.pack_into("<H", out, pe.start + 6, pe.count + len(named))
     initialised = struct.unpack_from("<I", out, pe.optional + 8)[0]
-    added = sum(len(content) for content in named.values())
+    added = sum(len(one) for content in named.values() for one in content)
     struct.pack_into("<I", out, pe.optional + 8, initialised + added)
     struct.pack_into("<I", out, pe.optional + 56, _up(end, pe.section_alignment))  # SizeOfImage
     struct.pack_into("<I", out, pe.optional + 64, 0)  # CheckSum
     if ".linux" in named and not _nx_compatible(
-        named[".linux"]
+        bytes(named[".linux"][0][:65536])
     ):  # stub and kernel must agree, or strict firmware refuses them
         struct.pack_into("<H", out, pe.optional + 70, pe.characteristics & ~_NX_COMPAT)
     return bytes(out)

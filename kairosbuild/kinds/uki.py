@@ -13,10 +13,9 @@ from typing import ClassVar
 
 from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
-from kairosbuild.artifacts.entry import CONSOLE, boot_entry, loader, unified
+from kairosbuild.artifacts.entry import CONSOLE, boot_entry, loader, unified_with
 from kairosbuild.artifacts.signing import SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import stack_of_image
-from kairosbuild.boot import initrd
 from kairosbuild.core.errors import KbuildError
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
@@ -70,8 +69,7 @@ class Uki:
         stack = stack_of_image(task)
         inside = spec.layers == "inside"
         entry = boot_entry(task, stack, spec.cmdline, ("kbuild.disk=memory",) if inside else ())
-        forms = {name: task.path(blob).read_bytes() for name, blob in stack.forms.items()} if inside else {}
-        made = task.put_bytes(unified(task, entry, signs, initrd.beside(forms, "layers") if inside else b""))
+        made = unified_with(task, entry, signs, stack.forms if inside else {})
         files = [File(f"{spec.entry}.efi", "uki", made)]
         if signs:
             boot = signs.pe(task.path(loader(task)["loader"]).read_bytes())
