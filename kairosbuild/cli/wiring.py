@@ -300,7 +300,8 @@ def registries(
     if workspace is not None and workspace.cache.insecure:
         plain += [*workspace.cache.from_, workspace.cache.to]
     named = {parse(one).endpoint for one in plain if one and not one.startswith("oci:")}
-    return Registries(insecure=named, limits=limits, configured=_registries_conf)
+    ca = os.path.join(workspace.root, workspace.registry.ca) if workspace and workspace.registry.ca else ""
+    return Registries(insecure=named, ca=Path(ca) if ca else None, limits=limits, configured=_registries_conf)
 
 
 def _registries_conf() -> Configured:

@@ -57,6 +57,7 @@ class RegistrySettings:
 
     to: str = text("A reference, or `oci:DIR`.", "", example="registry.example.com/os")
     insecure: bool = flag("Speak plain HTTP to it.")
+    ca: str = text("A bundle of certificates to trust instead of the system's: a file of the workspace.", "")
     immutable: tuple[str, ...] = texts(
         "Tags (patterns such as `v*`) that are never moved once they are there.", ()
     )

@@ -27,6 +27,7 @@ from kairosbuild.registry.retry import Fault, Limits
 
 PIECE = 256 << 10  # bytes moved at once: what a processor keeps close while it is hashed and written
 SMALL = 64 << 10  # bytes of a reply that is only for people, or that are read to keep its connection
+_TRUST = "`registry: {ca: FILE}` in BUILD.yaml, or SSL_CERT_FILE, names who is trusted"
 _PORTS = {"http": 80, "https": 443}
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
@@ -228,7 +229,14 @@ class Reply:
 
 
 def trust(ca: Path | None) -> str:
-    """The bundle, or folder, of certificates that count: the one given, the user's, the system's, Mozilla's."""
+    """The bundle, or folder, of certificates that count: the one given, the user's, the system's, Mozilla's.
+
+    Raises HostError (`registry-tls`).
+    """
+    if ca and not ca.is_file():
+        raise HostError(
+            f"{ca}: no bundle of certificates", reason="registry-tls", hint="registry: {ca: FILE}"
+        )
     said = [str(ca or ""), *(os.environ.get(name, "") for name in _BUNDLES)]
     system = ssl.get_default_verify_paths()
     found = [*said, system.cafile or "", system.capath or ""]
@@ -282,7 +290,7 @@ def _not_connected(origin: Origin, proxy: Proxy | None, problem: Exception) -> F
     if isinstance(problem, _PASSING):
         return _broken_off(origin, problem)
     if isinstance(problem, ssl.SSLError):
-        return HostError(f"{origin.host}: {_words(problem)}", reason="registry-tls")
+        return HostError(f"{origin.host}: {_words(problem)}", reason="registry-tls", hint=_TRUST)
     by = f" (by the proxy {proxy.host}:{proxy.port})" if proxy else ""
     what = f"{origin.host}:{origin.port}{by}: {_words(problem)}"
     refusal = _REFUSED.match(str(problem))

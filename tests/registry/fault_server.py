@@ -5,6 +5,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,7 @@ class Fault:
     body: bytes | None = None  # the answer's body instead
     reset: bool = False  # RST before anything is answered
     cut: int = -1  # close after so many bytes of the body
+    stall: float = 0  # seconds of silence: there where it is cut, else before a request's body is read
     change: Callable[[bytes], bytes] | None = None
 
     def takes(self, line: str) -> bool:
@@ -116,6 +118,8 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.close()
                 return
+            if self.fault and self.fault.stall and self.fault.cut < 0:
+                time.sleep(self.fault.stall)
             self.data = self.read_body(length)
             if len(self.data) < length:  # the client left
                 self.close_connection = True
@@ -278,6 +282,7 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body if fault.cut < 0 else body[: fault.cut])
+                time.sleep(fault.stall if fault.cut >= 0 else 0)
             if fault.cut >= 0 or "Content-Length" in fault.headers:
                 self.close_connection = True
 

@@ -114,5 +114,20 @@ def test_a_certificate_nobody_vouches_for(secure: tuple[str, Path]) -> None:
     assert put(host, plain_loopback=False, ca=certificate) == 1
 
 
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_a_certificate_that_the_user_vouches_for(
+    secure: tuple[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, str(secure[1]))
+    assert put(secure[0], plain_loopback=False) == 1
+
+
+def test_a_bundle_that_is_not_there(secure: tuple[str, Path], tmp_path: Path) -> None:
+    problem = refused("registry-tls", secure[0], plain_loopback=False, ca=tmp_path / "gone")
+    assert "gone" in str(problem)
+
+
 def test_plain_http_to_a_tls_port(secure: tuple[str, Path]) -> None:
     refused("registry-failed", secure[0])

@@ -140,6 +140,24 @@ def test_a_stalled_body_is_given_up(tmp_path: Path) -> None:
         refused("registry-broken-off", target.get_blob, BLOB, tmp_path / "x")
 
 
+def test_what_stalls_in_the_middle_goes_on(faults: FaultServer, tmp_path: Path) -> None:
+    holding(faults)
+    faults.fault("GET .*/blobs/", cut=70_000, stall=1)
+    client = Client(faults.host, limits=Limits(connect=1, read=0.2, attempts=3, pause=0.001))
+    target = RemoteTarget(parse(f"{faults.host}/a/b"), client)
+    began = time.monotonic()
+    target.get_blob(BLOB, tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA and time.monotonic() - began < 1
+    assert faults.count("GET") == 2
+
+
+def test_an_upload_that_nobody_answers_is_begun_again(faults: FaultServer) -> None:
+    faults.fault("PUT", stall=1)
+    client = Client(faults.host, limits=Limits(connect=1, read=0.2, attempts=3, pause=0.001))
+    assert RemoteTarget(parse(f"{faults.host}/a/b"), client).put_blob(BLOB, opened) == BLOB.size
+    assert faults.count("POST") == 2
+
+
 @pytest.mark.parametrize(
     "how",
     [
@@ -317,6 +335,25 @@ def test_an_expired_token_is_renewed_once(no_logins: Path) -> None:
         target.head_manifest("v1")
         server.expired.add(server.seen[-1].authorization.removeprefix("Bearer "))
         assert target.head_manifest("v1") is None
+        assert len(server.tokens_given) == 2
+
+
+def test_a_token_that_expires_in_an_upload_is_renewed_and_the_body_sent_anew(no_logins: Path) -> None:
+    with FaultServer(tokens=True) as server:
+        server.login = login(no_logins, server.host)
+        target = remote(server)
+        target.has_blob(BLOB)  # with the right to push
+        begin = target._begin
+
+        def expiring(*words: object) -> str:
+            place = begin(*words)
+            server.expired.add(server.seen[-1].authorization.removeprefix("Bearer "))
+            return place
+
+        target._begin = expiring  # type: ignore[method-assign]
+        assert target.put_blob(BLOB, opened) == BLOB.size
+        assert server.blobs["a/b", BLOB.digest] == DATA
+        assert [s.length for s in server.seen if s.method == "PUT"] == [BLOB.size, BLOB.size]
         assert len(server.tokens_given) == 2
 
 
