@@ -20,6 +20,7 @@ from kairosbuild.oci.configuration import image_id
 
 CONSOLE = ("console=tty0", "console=ttyS0,115200")
 IN_RECOVERY = ("kbuild.disk=LABEL=kbuild-recovery", "kbuild.recovery")
+ENCRYPT = "kbuild.encrypt="  # the argument that says that what is kept is encrypted, and how
 RECOVERY = "zz-recovery"  # sorts behind `kbuild`: what is started when nothing else has tries left
 PANIC = "panic=5"  # a kernel that dies gives the next entry its turn
 _EFI = "usr/lib/systemd/boot/efi"
@@ -43,6 +44,7 @@ def boot_entry(
     where: Sequence[str] = (),
     *,
     network: bool = False,
+    encryption: bool = False,
     order: str = "kbuild",
 ) -> BootEntry:
     """The entry for this stack; `where` are the arguments that say where its layers are found.
@@ -54,7 +56,7 @@ def boot_entry(
     return BootEntry(
         kernel.version,
         stack.file(kernel.layer, kernel.path),
-        initrd_of(task, stack, kernel.version, network=network),
+        initrd_of(task, stack, kernel.version, network=network, encryption=encryption),
         os_release(task, stack) + _identity(stack, order),
         " ".join((*layers, *where, PANIC, *stack.cmdline, *cmdline)),
     )
@@ -118,13 +120,17 @@ def _mapped(task: Task, blob: Blob) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def initrd_of(task: Task, stack: Stack, version: str, *, network: bool = False) -> Blob:
+def initrd_of(
+    task: Task, stack: Stack, version: str, *, network: bool = False, encryption: bool = False
+) -> Blob:
     """The initrd for this kernel: that of the node in the role `initrd`, else the one that all share.
 
     Raises InputError (`initrd-kernel`) when that node's is for another kernel.
     """
     if not (given := task.inputs.get("initrd")):
-        return shared_initrd(task, stack, version, initrd.More(early=stack.early, network=network))
+        crypt = _tree(task, task.tools("crypt")).read if encryption else None
+        more = initrd.More(early=stack.early, network=network, encryption=crypt)
+        return shared_initrd(task, stack, version, more)
     made_for = loads(task.path(given[0].outputs["about"]).read_bytes())["kernel"]
     if made_for != version:
         raise InputError(
@@ -146,10 +152,11 @@ def shared_initrd(task: Task, stack: Stack, version: str, more: initrd.More) -> 
         packer = Action(initrd.COMPRESS, (packing,), {"initrd": archive}, ("initrd",), platform=task.platform)
         return task.execute(packer).outputs
 
+    crypt = [task.tools("crypt").digest] if more.encryption else []
     preimage = {
         "version": version,
         "layers": [one.layer.digest for one in holders],
-        "tools": [tools.digest, packing.digest],
+        "tools": [tools.digest, packing.digest, *crypt],
         "recipe": initrd.recipe(),
         "more": more.json(),
     }

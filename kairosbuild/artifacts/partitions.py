@@ -118,6 +118,7 @@ class Files:
     files: Mapping[str, Part]
     versions: int = 1  # how often the files have to fit, when it is as large as it likes
     headroom: int = 0
+    floor: int = _LEAST_EXT4  # what it has to have, whatever is in it
 
     def room(self, sector: int) -> int:
         """Space for as many versions of everything."""
@@ -125,7 +126,7 @@ class Files:
 
     def least(self, sector: int) -> int:
         """The files and the filesystem's own."""
-        return max(ext4.need(self._sizes()), _LEAST_EXT4)
+        return max(ext4.need(self._sizes()), self.floor)
 
     def pieces(self, at: Place) -> Iterator[tuple[int, bytes | Part]]:
         """The filesystem, its files as parts of files elsewhere."""

@@ -22,7 +22,7 @@ VERSION = 2
 
 APPLETS = (
     "[", "cat", "chmod", "chown", "cmp", "cp", "echo", "findfs", "grep", "ip", "ln", "losetup", "ls", "mkdir",
-    "modprobe", "mount", "mv", "od", "printf", "reboot", "rm", "sh", "sleep", "sort", "stat", "switch_root", "tail",
+    "modprobe", "mount", "mv", "od", "printf", "reboot", "rm", "sh", "sleep", "sort", "stat", "switch_root", "sync", "tail",
     "tr", "udhcpc", "umount", "wget", "xargs",
 )  # fmt: skip
 """What the script calls out of busybox."""
@@ -34,7 +34,17 @@ PROGRAMS = {
     "bin/busybox": ("usr/bin/busybox", "bin/busybox"),
     "sbin/dmsetup": ("usr/sbin/dmsetup", "sbin/dmsetup"),
 }
-_LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib64", "usr/lib", "lib64", "lib")
+ENCRYPTION = {
+    "bin/cryptsetup": ("usr/sbin/cryptsetup",),
+    "bin/mke2fs": ("usr/sbin/mke2fs",),
+    "bin/systemd-cryptenroll": ("usr/bin/systemd-cryptenroll",),
+    "bin/systemd-cryptsetup": ("usr/bin/systemd-cryptsetup",),
+}
+"""What opens an encrypted filesystem by the TPM, out of the tools tree `crypt`."""
+_OPENED = ("libtss2-esys.so.0", "libtss2-mu.so.0", "libtss2-rc.so.0", "libtss2-tcti-device.so.0")
+"""Libraries of theirs that they open by name."""
+_LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib64", "usr/lib", "lib64", "lib",
+              "usr/lib/x86_64-linux-gnu/systemd")  # fmt: skip
 
 _LEASE = b"""#!/bin/busybox sh
 [ "$1" = bound ] || exit 0
@@ -64,6 +74,8 @@ class More:
     files: Mapping[str, tuple[int, bytes]] = field(default_factory=dict)
     hooks: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
     network: bool = False
+    encryption: Read | None = None
+    """Where there is one, the tree that what opens an encrypted persistent filesystem comes from."""
 
     def json(self) -> dict[str, Any]:
         """What stands for it in a key: contents by their digests."""
@@ -73,6 +85,7 @@ class More:
             "files": {path: [mode, of_bytes(data).digest] for path, (mode, data) in self.files.items()},
             "hooks": {when: [of_bytes(one).digest for one in some] for when, some in self.hooks.items()},
             "network": self.network,
+            "encryption": self.encryption is not None,
         }
 
 
@@ -95,8 +108,11 @@ def recipe() -> str:
     """What of this program's own the initrd is made of, for the record of it."""
     parts = (
         script(),
-        " ".join((*APPLETS, *PROGRAMS)).encode(),
-        " ".join((*modules.ALWAYS, "-", *modules.BY_DEVICE, "-", *modules.NETWORK)).encode(),
+        _encrypted(),
+        " ".join((*APPLETS, *PROGRAMS, *ENCRYPTION, *_OPENED)).encode(),
+        " ".join(
+            (*modules.ALWAYS, "-", *modules.BY_DEVICE, "-", *modules.NETWORK, "-", *modules.ENCRYPTION)
+        ).encode(),
         _LEASE,
         " ".join(COMPRESS).encode(),
     )
@@ -117,6 +133,10 @@ def script() -> bytes:
     return Path(__file__).with_name("initrd.sh").read_bytes()
 
 
+def _encrypted() -> bytes:
+    return Path(__file__).with_name("encrypted.sh").read_bytes()
+
+
 def tree(tools: Read, kernel: Files, version: str, more: More = More()) -> cpio.Tree:
     """The files of the initrd."""
     loaded, builtin = _modules(kernel, version, more)
@@ -132,6 +152,9 @@ def tree(tools: Read, kernel: Files, version: str, more: More = More()) -> cpio.
     files["bin/lease"] = (0o755, _LEASE)
     for when, scripts in more.hooks.items():
         files |= {f"hooks/{when}/{number:02}": (0o755, text) for number, text in enumerate(scripts)}
+    if more.encryption:
+        files["bin/encrypted"] = (0o644, _encrypted())
+        files |= _programs(more.encryption, ENCRYPTION, _OPENED)
     links = {f"bin/{applet}": "busybox" for applet in APPLETS}
     return cpio.Tree(
         files | _programs(tools) | dict(more.files), links, ("dev", "proc", "run", "sys", "sysroot")
@@ -171,7 +194,8 @@ def _modules(kernel: Files, version: str, more: More) -> tuple[list[modules.Modu
     paths, _, builtin = _found(kernel, version)
     named = (*more.early, *more.modules)
     _refuse_unknown(named, paths, builtin, version)
-    wanted = (*modules.ALWAYS, *modules.BY_DEVICE, *(modules.NETWORK if more.network else ()), *named)
+    wanted = (*modules.ALWAYS, *modules.BY_DEVICE, *(modules.NETWORK if more.network else ()))
+    wanted += (*(modules.ENCRYPTION if more.encryption else ()), *named)
     return modules.closure(wanted, paths, builtin, lambda path: kernel.read(path) or b""), builtin
 
 
@@ -187,11 +211,13 @@ def _refuse_unknown(
             )
 
 
-def _programs(tools: Read) -> dict[str, tuple[int, bytes]]:
-    """The programs, the loader each names and all libraries they want."""
+def _programs(
+    tools: Read, programs: Mapping[str, tuple[str, ...]] = PROGRAMS, opened: Sequence[str] = ()
+) -> dict[str, tuple[int, bytes]]:
+    """The programs, the loader each names, all libraries they want and those they open by name."""
     files: dict[str, tuple[int, bytes]] = {}
-    wanted: list[str] = []
-    for path, places in PROGRAMS.items():
+    wanted = list(opened)
+    for path, places in programs.items():
         image = _first(tools, places, path)
         files[path] = (0o755, image)
         wanted += elf.needed(image)
@@ -214,7 +240,7 @@ def _first(tools: Read, places: tuple[str, ...] | list[str], name: str) -> bytes
     for place in places:
         if (image := tools(place)) is not None:
             return image
-    raise KbuildError(f"the tools tree `boot` has no {name}", reason="missing-tool")
+    raise KbuildError(f"the tools trees `boot` and `crypt` have no {name}", reason="missing-tool")
 
 
 def _builtin(text: bytes) -> frozenset[str]:

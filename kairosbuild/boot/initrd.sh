@@ -8,6 +8,7 @@
 #   kbuild.keep=PLACE,...   places whose changes are kept, on the persistent filesystem
 #   kbuild.bind=PATH,...   folders that are plain folders of the persistent filesystem
 #   kbuild.persistent=LABEL=...   where that filesystem is
+#   kbuild.encrypt=...   that it is encrypted, and how (encrypted.sh)
 #   kbuild.recovery   this is the entry of last resort, and its layers are its own
 # Whatever fails says why and restarts the machine, so that the boot loader's next entry has its turn.
 # Inside an initrd that another program made (boot/dracut.sh) KBUILD_PATH is set, and mounts and the end are that one's.
@@ -36,7 +37,7 @@ if [ -z "$KBUILD_PATH" ]; then
 fi
 echo 5 > /proc/sys/kernel/panic
 
-LAYERS= DISK=LABEL=kbuild-layers CUT= KEEP= BIND= PERSISTENT=LABEL=kbuild-state RECOVERY= MOUNTED=
+LAYERS= DISK=LABEL=kbuild-layers CUT= KEEP= BIND= PERSISTENT=LABEL=kbuild-state ENCRYPT= RECOVERY= MOUNTED= LAYERS_ON=
 for argument in $(cat /proc/cmdline); do
     case $argument in
     kbuild.layers=*) LAYERS=${argument#*=} ;;
@@ -45,6 +46,7 @@ for argument in $(cat /proc/cmdline); do
     kbuild.keep=*) KEEP=${argument#*=} ;;
     kbuild.bind=*) BIND=${argument#*=} ;;
     kbuild.persistent=*) PERSISTENT=${argument#*=} ;;
+    kbuild.encrypt=*) ENCRYPT=${argument#*=} ;;
     kbuild.recovery) RECOVERY=yes ;;
     esac
 done
@@ -65,6 +67,17 @@ coldplug() { # load what the devices that are there ask for
     xargs modprobe -qa < /run/devices 2>/dev/null
     mv /run/devices /run/devices.seen
 }
+
+partition() { # partition NAME: the one of this name on the disk that has the layers
+    (
+        cd -P "/sys/class/block/${LAYERS_ON##*/}/.." 2>/dev/null || exit 0
+        for one in */partition; do
+            ! grep -qsx "PARTNAME=$1" "${one%/*}/uevent" || echo "/dev/${one%/*}"
+        done
+    )
+}
+
+is_luks() { [ "$(od -An -v -N6 -tx1 "$1" 2>/dev/null | tr -d ' \n')" = 4c554b53babe ]; }
 
 find_disk() { # find_disk WHERE: prints the device, once it is there
     case $1 in
@@ -88,6 +101,7 @@ from_disk() { # the filesystem that has the layers, at $K/disk
         mount -t iso9660 -o ro,nosuid,nodev "$device" $K/disk ||
         fail "the filesystem $DISK on $device cannot be mounted"
     [ ! -d $K/disk/layers ] || STORE=$K/disk/layers
+    LAYERS_ON=$device
 }
 
 lease() { # an address for one of the network interfaces
@@ -189,10 +203,17 @@ bind() { # bind PATH: a plain folder of the persistent filesystem; at first with
     mount --bind $folder /sysroot/$1 || fail "/$1 cannot be bound to the persistent filesystem"
 }
 
-# A machine without its persistent filesystem starts all the same: another image would find it no better.
+# A machine without its persistent filesystem starts all the same: another image would find it no better. Not so where it
+# is there and encrypted: an image that cannot open it gives its turn to one that can.
 KEPT=
 if [ -n "$KEEP$BIND" ]; then
     mkdir -p $K/persistent
+    if [ -n "$ENCRYPT" ]; then
+        [ -f /bin/encrypted ] || fail "this initrd has nothing to open an encrypted filesystem with"
+        . /bin/encrypted
+    elif encrypted=$(partition persistent) && [ -n "$encrypted" ] && is_luks "$encrypted"; then
+        fail "the persistent filesystem is encrypted, and this image does not open it"
+    fi
     if device=$(find_disk "$PERSISTENT") && mount -t ext4 -o rw,nodev "$device" $K/persistent; then
         KEPT=$KEEP
         if [ -f $K/persistent/reset ]; then

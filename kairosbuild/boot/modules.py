@@ -69,6 +69,9 @@ BY_DEVICE = (
 )
 """Loaded when a device asks for them by its modalias."""
 
+ENCRYPTION = ("dm-crypt", "xts", "algif_skcipher", "aesni-intel", "tpm_tis", "tpm_crb")
+"""For a machine whose persistent filesystem is encrypted and opened by its TPM."""
+
 NETWORK = (
     "af_packet",
     "virtio_net",

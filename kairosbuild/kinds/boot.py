@@ -13,14 +13,14 @@ from typing import ClassVar
 
 from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
-from kairosbuild.artifacts.entry import CONSOLE, boot_entry, entry_document, unified
+from kairosbuild.artifacts.entry import CONSOLE, ENCRYPT, boot_entry, entry_document, unified
 from kairosbuild.artifacts.signing import SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.boot.survey import PLACES
 from kairosbuild.core.errors import KbuildError, nearest
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
-from kairosbuild.recipe.fields import record, ref, texts
+from kairosbuild.recipe.fields import choice, record, ref, text, texts
 
 
 def _places(given: Iterable[str]) -> str:
@@ -38,6 +38,24 @@ def _folders(given: Iterable[str]) -> str:
         if top not in PLACES or "/" not in path:
             return f"{path!r} lies in no writable place; those are {', '.join(PLACES)}"
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptSpec:
+    """The persistent filesystem in LUKS2, opened by the machine's TPM."""
+
+    recovery: str = choice(
+        "The recovery key: `print` it on the console when it is made, once; `keep` it on the encrypted filesystem, "
+        "for `kbuild-node encryption` to show; `none`.",
+        ("print", "keep", "none"),
+        "print",
+    )
+    pcrs: str = text(
+        "PCRs that have to be as they were at the first start, beside the signed policy of PCR 11; 7 is Secure "
+        "Boot's state and keys.",
+        "7",
+        pattern=r"(?:\d{1,2}(?:\+\d{1,2})*)?",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +77,12 @@ class BootSpec:
         check=_folders,
         example="[var/lib/containers]",
     )
+    encrypt: EncryptSpec | None = record(
+        "Encrypt what is kept: at a machine's first start its persistent partition becomes LUKS2, bound to its TPM and "
+        "to images signed by the same PCR key.",
+        EncryptSpec,
+        None,
+    )
     sign: SignSpec | None = record("Sign what firmware starts.", SignSpec, None)
     cmdline: tuple[str, ...] = texts("Kernel arguments, after those that find the root.", CONSOLE)
 
@@ -67,19 +91,20 @@ class Boot:
     """See the module."""
 
     name: ClassVar[str] = "boot"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     Spec: ClassVar[type] = BootSpec
     produces: ClassVar[str] = "boot"
 
     def tools(self, spec: BootSpec) -> tuple[str, ...]:
         """mkfs.erofs and zstd; the stub and what the initrd is made of."""
-        return ("image", "boot")
+        return ("image", "boot", "crypt") if spec.encrypt else ("image", "boot")
 
     def check(
         self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
     ) -> Iterator[tuple[str, str, str]]:
         """What is known before anything is built."""
         yield from initrd_complaints(declaration, declarations)
+        yield from _encryption_complaints(declaration)
 
     def preflight(self, name: str, spec: BootSpec, root: Path) -> Iterator[KbuildError]:
         """What is known of its keys before anything runs."""
@@ -94,7 +119,7 @@ class Boot:
         spec: BootSpec = task.spec
         signs = signing(task)
         stack = stack_of_image(task)
-        entry = boot_entry(task, stack, spec.cmdline, state(spec))
+        entry = boot_entry(task, stack, spec.cmdline, state(spec), encryption=spec.encrypt is not None)
         kernel = task.put_bytes(unified(task, entry, signs))
         files = [File("os.efi", "uki", kernel)]
         files += [File(name, "layer.erofs", blob) for name, blob in stack.forms.items()]
@@ -106,6 +131,19 @@ class Boot:
         }
 
 
+def _encryption_complaints(declaration: Declaration) -> Iterator[tuple[str, str, str]]:
+    """What encryption takes."""
+    spec = declaration.spec
+    if not spec["encrypt"]:
+        return
+    if not declaration.sources.get("sign.pcr_public"):
+        yield "encrypt", "the TPM opens it to a signed policy", "sign: {pcr_public: …, pcr_key: …, …}"
+    if not (spec["persistent"] or spec["binds"]):
+        yield "encrypt", "nothing is kept that could be encrypted", "persistent: [etc, var, home, root]"
+    if declaration.refs.get("initrd"):
+        yield "encrypt", "an initrd of one's own has nothing to open it with", "leave `initrd` out"
+
+
 def state(spec: BootSpec) -> tuple[str, ...]:
     """The kernel arguments that say what is kept."""
     found = []
@@ -113,4 +151,6 @@ def state(spec: BootSpec) -> tuple[str, ...]:
         found.append("kbuild.keep=" + ",".join(sorted(spec.persistent)))
     if spec.binds:
         found.append("kbuild.bind=" + ",".join(sorted(spec.binds)))
+    if spec.encrypt:
+        found.append(f"{ENCRYPT}{spec.encrypt.recovery}:{spec.encrypt.pcrs}")
     return tuple(found)

@@ -18,6 +18,7 @@ from kairosbuild.artifacts.checks import initrd_complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import (
     CONSOLE,
+    ENCRYPT,
     IN_RECOVERY,
     RECOVERY,
     BootEntry,
@@ -32,13 +33,16 @@ from kairosbuild.artifacts.signing import Signing, SignSpec, key_complaints, sig
 from kairosbuild.artifacts.stack import Stack, stack_of_image
 from kairosbuild.boot import gpt
 from kairosbuild.boot.sparse import Part, Sparse
-from kairosbuild.core.errors import KbuildError
+from kairosbuild.core.errors import InputError, KbuildError
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import choice, integer, record, records, ref, size, text, texts
 
 _HEADROOM = 64 * MIB
 _LOADER = b"timeout 0\nconsole-mode keep\neditor no\n"
+_ENCRYPTED = (
+    64 * MIB
+)  # of a persistent partition: LUKS2's header is 16 of them, and what a first start writes
 _VERSIONS = 3  # boot entries an EFI partition has to have room for: this, the next, recovery
 _TABLE = (PartitionSpec(type="esp"), PartitionSpec(type="layers"))
 _BIOS_TABLE = (PartitionSpec(type="bios-boot"), *_TABLE)
@@ -180,6 +184,9 @@ def _table(task: Task, stack: Stack, entry: BootEntry, kernel: bytes, signs: Sig
         contents["recovery"] = Files("kbuild-recovery", _parts(task, recovery[1]))
     files = _esp_files(task, kernel, recovery[0] if recovery else b"", signs)
     contents["esp"] = Esp(files, (_VERSIONS - (2 if recovery else 1)) * len(kernel))
+    if ENCRYPT in entry.cmdline:
+        _refuse_nowhere(task)
+        contents["persistent"] = Files("kbuild-state", {}, floor=_ENCRYPTED)
     if spec.firmware != "uefi":
         contents["bios-boot"] = Bytes(b"", grub.for_disks(task)["core"].size)
     return Table(
@@ -192,6 +199,16 @@ def _table(task: Task, stack: Stack, entry: BootEntry, kernel: bytes, signs: Sig
         task.epoch,
         writing.WHOLE.get(spec.format, MIB),
     )
+
+
+def _refuse_nowhere(task: Task) -> None:
+    """What is encrypted is found by its partition's name. Raises `partition-missing`."""
+    if ("persistent", "") not in [(one.type, one.name) for one in task.spec.partitions]:
+        raise InputError(
+            f"{task.name}: {task.spec.image!r} encrypts what is kept, and there is no partition named persistent",
+            reason="partition-missing",
+            hint="add `{type: persistent}` to partitions, under no other name",
+        )
 
 
 def _esp_files(task: Task, kernel: bytes, recovery: bytes, signs: Signing | None) -> dict[str, bytes]:

@@ -23,6 +23,10 @@ PURPOSES: dict[str, tuple[str, ...]] = {
     "image": (*SHELL, "erofs-utils", "kmod", "xz-utils", "zstd"),
     "agent": ("python3.13-minimal", "libpython3.13-stdlib", "python3-yaml", "openssl", "libc-bin"),
     "boot": ("systemd-boot-efi", "busybox-static", "dmsetup"),
+    "crypt": (
+        "systemd-cryptsetup", "cryptsetup-bin", "e2fsprogs", "libtss2-esys-3.0.2-0t64", "libtss2-mu-4.0.1-0t64",
+        "libtss2-rc0t64", "libtss2-tcti-device0t64",
+    ),
     "qemu": (*SHELL, "qemu-system-x86", "ovmf", "swtpm", "busybox-static"),
     "media": (*SHELL, "grub-common", "grub-pc-bin", "squashfs-tools", "xorriso"),
     "apt": (*SHELL, "apt", "dpkg"),

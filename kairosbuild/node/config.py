@@ -179,7 +179,7 @@ UNSUPPORTED = {
     "k3s-agent": "install it as a layer of the image, and enable it in a stage",
     "k0s": "install it as a layer of the image, and enable it in a stage",
     "p2p": "edgevpn is not part of this project",
-    "kcrypt": "declare the encryption of the disk in the recipe",
+    "kcrypt": "set `encrypt` on the recipe's boot node",
     "grub_options": "the kernel command line is part of the signed boot entry: set it on the recipe's boot node",
     "bind_mounts": "set `binds` on the recipe's boot node",
     "ephemeral_mounts": "every place is ephemeral unless the recipe's boot node names it under `persistent`",

@@ -184,7 +184,15 @@ class Extensions:
                 name, kind, str(reference), manifest.digest, root_hash, found.release, found.kernels
             )
             self._keep(made, part)
-        self.merge(say)
+        try:
+            self.merge(say)
+        except Problem as problem:
+            self.remove(made.name, say)
+            raise Problem(
+                f"{reference} cannot be merged: {problem.message}",
+                reason="not-merged",
+                hint="where certificates are in verity.d, one of them has to have signed it",
+            ) from problem
         return made
 
     def remove(self, name: str, say: Say) -> Extension:

@@ -1,4 +1,7 @@
-"""The persistent partition grows to the end of its disk: table, kernel, filesystem, each while it is in use."""
+"""The persistent partition grows to the end of its disk: table, kernel, filesystem, each while it is in use.
+
+One that is encrypted takes two starts: what opened it, with its key, is gone by now, so the next start opens more.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import struct
 from pathlib import Path
 
 from kairosbuild.node import gpt, machine
+from kairosbuild.node.problem import Problem
 
 PERSISTENT = machine.RUN / "persistent"
 _BLKPG, _RESIZE_PARTITION = 0x1269, 3
@@ -21,14 +25,25 @@ def grow(place: Path = PERSISTENT) -> int:
     device = machine.mounted_from(place)
     if not device:
         return 0
-    node = Path("/sys/class/block", Path(device).name)
-    number, disk = int((node / "partition").read_text()), machine.parent(device)
+    node = machine.block(device)
+    below = partition_below(node)
+    number, disk = int((below / "partition").read_text()), machine.parent(f"/dev/{below.name}")
     before = _size(node)
     with Path(disk).open("r+b") as file:
         if partition := gpt.grow_last(file, number):
             _tell_kernel(file.fileno(), partition)
     _grow_filesystem(place, _size(node))
     return _size(node) - before
+
+
+def partition_below(node: Path) -> Path:
+    """The partition that a block device is, or that the device mapper has it on."""
+    while not (node / "partition").exists():
+        lower = list((node / "slaves").iterdir())
+        if len(lower) != 1:
+            raise Problem(f"{node.name} lies on no partition", reason="no-partition")
+        node = Path("/sys/class/block", lower[0].name)
+    return node
 
 
 def _size(node: Path) -> int:

@@ -136,6 +136,12 @@ def mounted_from(place: Path) -> str:
     return ""
 
 
+def block(device: str) -> Path:
+    """What the kernel tells of a block device, whatever name it goes by."""
+    number = os.stat(device).st_rdev  # noqa: PTH116
+    return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+
+
 def parent(device: str) -> str:
     """The disk that a partition is on."""
     node = Path("/sys/class/block", Path(device).name).resolve()

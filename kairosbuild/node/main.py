@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kairosbuild.node import assess, extending, machine, settings
+from kairosbuild.node import assess, encryption, extending, machine, settings
 from kairosbuild.node.entries import Entry
 from kairosbuild.node.machine import Machine
 from kairosbuild.node.problem import Problem
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _change_verbs(verbs)
     _service_verbs(verbs)
     extending.add_verb(verbs)
+    encryption.add_verb(verbs)
     return parser
 
 

@@ -138,6 +138,17 @@ def test_modules_files_and_hooks_more(tmp_path):
     assert more.json() != initrd.More().json()
 
 
+def test_an_initrd_that_encrypts_has_what_opens_it(tmp_path):
+    opener = initrd.More(encryption=programs)
+    found, plain = (initrd.tree(programs, kernel_files(tmp_path), "6.1", m) for m in (opener, initrd.More()))
+    more = set(found.files) - set(plain.files)
+    assert {"bin/encrypted", "bin/cryptsetup", "bin/systemd-cryptsetup", "lib/libtss2-esys.so.0"} < more
+    script = found.files["bin/encrypted"][1]
+    assert subprocess.run(["sh", "-n"], input=script, check=False).returncode == 0
+    assert opener.json() != initrd.More().json()
+    assert set(plain.files) < set(found.files)
+
+
 def test_a_module_asked_for_by_name_has_to_be_there(tmp_path):
     with pytest.raises(KbuildError) as caught:
         initrd.tree(programs, kernel_files(tmp_path), "6.1", initrd.More(early=("thign",)))

@@ -24,9 +24,10 @@ from kairosbuild.artifacts.partitions import PartitionSpec
 from kairosbuild.boot import uki
 from kairosbuild.core.canonical import loads
 from kairosbuild.core.digest import Blob
+from kairosbuild.core.errors import InputError
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import Input, Outputs
-from kairosbuild.kinds.boot import Boot, BootSpec, _folders, _places
+from kairosbuild.kinds.boot import Boot, BootSpec, EncryptSpec, _folders, _places
 from kairosbuild.kinds.disk import Disk, DiskSpec
 from kairosbuild.kinds.iso import Iso, IsoSpec
 from kairosbuild.kinds.netboot import Netboot, NetbootSpec
@@ -34,6 +35,7 @@ from kairosbuild.node import gpt, install, netboot
 from kairosbuild.node.problem import Problem
 from kairosbuild.node.uki import argument, read
 from kairosbuild.oci.configuration import image_id
+from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.store.store import Store
 
 
@@ -170,6 +172,44 @@ def test_a_list_that_leads_outside_is_refused(tmp_path: Path, path: str) -> None
     with served(tmp_path) as url, pytest.raises(Problem) as caught:
         netboot.fetch(url, name, tmp_path / "into")
     assert caught.value.reason == "netboot-lied"
+
+
+def test_what_is_kept_may_be_encrypted(store: Store) -> None:
+    spec = EncryptSpec(recovery="keep", pcrs="7+14")
+    outputs, task = built(store, persistent=("var",), encrypt=spec)
+    assert "kbuild.encrypt=keep:7+14" in read(task.path(outputs["uki"])).cmdline.split()
+    other, _ = built(store, persistent=("var",))
+    assert (
+        loads(task.path(outputs["entry"]).read_bytes())["initrd"]
+        != (loads(task.path(other["entry"]).read_bytes())["initrd"])
+    )
+    kinds = ("esp", "layers", "persistent")
+    room = tuple(PartitionSpec(type=kind) for kind in kinds)
+    named = tuple(PartitionSpec(type=kind, name="mine" if kind == "persistent" else "") for kind in kinds)
+    small = (*room[:2], PartitionSpec(type="persistent", size=32 << 20))
+    for partitions, reason in (
+        (room, ""),
+        (room[:2], "partition-missing"),
+        (named, "partition-missing"),
+        (small, "partition-size"),
+    ):
+        disk = BootTask(store, DiskSpec(image="boot", partitions=partitions), play)
+        disk.inputs = {"image": (Input("boot", "boot", outputs),)}
+        if not reason:
+            assert Disk().build(disk)
+            continue
+        with pytest.raises(InputError) as caught:
+            Disk().build(disk)
+        assert caught.value.reason == reason
+
+
+def test_encryption_wants_a_policy_and_something_to_keep() -> None:
+    spec = {"encrypt": {"recovery": "print", "pcrs": "7"}, "persistent": [], "binds": []}
+    said = Boot().check("b", Declaration("b", "boot", spec, {"initrd": ("mine",)}), {})
+    assert [message.split()[-1] for _, message, _ in said] == ["policy", "encrypted", "with"]
+    good = Declaration("b", "boot", {**spec, "binds": ["var/x"]}, {}, {"sign.pcr_public": "pcr.pub"})
+    assert list(Boot().check("b", good, {})) == []
+    assert list(Boot().check("b", Declaration("b", "boot", {**spec, "encrypt": None}), {})) == []
 
 
 def test_places_and_binds_are_those_there_are() -> None:
