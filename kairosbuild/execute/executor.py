@@ -26,6 +26,10 @@ class Executor(Protocol):
         """End what is kept between actions."""
 
 
+_END = 4096  # bytes of a log in which a command says why it gave up
+_FULL = "is the disk that holds the store full? `kbuild cache gc` removes what was not used lately"
+
+
 class ActionError(NodeError):
     """An action that did not do what it was for; `log` is what it had printed until then."""
 
@@ -50,4 +54,5 @@ def judge(name: str, finished: Finished, log: bytes) -> None:
     if finished.code:
         code = finished.code
         how = f"exited with status {code}" if code > 0 else f"was killed by signal {-code}"
-        raise ActionError(f"{name}: the command {how}", reason="action-failed", log=log)
+        hint = _FULL if b"No space left on device" in log[-_END:] else ""
+        raise ActionError(f"{name}: the command {how}", reason="action-failed", hint=hint, log=log)

@@ -65,7 +65,7 @@ class Composed:
 
 def compose(data: bytes, file: str, workspace: Path, problems: list[KbuildError]) -> Composed:
     """The recipe that these bytes and what they include are. Raises what `located.read` does for the file itself."""
-    root = located.read(data, file)
+    root = located.read(data, file, problems)
     if not isinstance(root, Fields) or "include" not in root.fields:
         return Composed(root)
     composer = _Composer(os.path.realpath(workspace), problems)
@@ -147,7 +147,7 @@ class _Composer:
             return {}
         self.files[str(Path.cwd() / shown)] = sha256(data).hexdigest()
         try:
-            root = located.read(data, shown)
+            root = located.read(data, shown, self.problems)
         except KbuildError as error:
             self.problems += error.problems if isinstance(error, Problems) else (error,)
             return {}

@@ -82,19 +82,25 @@ def describe(value: Located) -> str:
     return "a list" if isinstance(value, Items) else "a mapping"
 
 
-def read(data: bytes, file: str) -> Located:
-    """The one value of this document. Raises InputError, or Problems, with places in `file`."""
+def read(data: bytes, file: str, problems: list[KbuildError] | None = None) -> Located:
+    """The one value of this document. Raises InputError, or Problems, with places in `file`.
+
+    What does not hinder reading (a key that stands twice, a tag) is added to `problems`, if given, to be told
+    with all others.
+    """
     text = _decode(data, file)
     parser = CParser(text)
     reader = _Reader(file)
     try:
         root = reader.run(iter(parser.get_event, None))
     except yaml.YAMLError as error:
-        problems = [*reader.problems, _syntax(error, file, text)]
-        raise_problems(problems)
+        raise_problems([*reader.problems, _syntax(error, file, text)])
     finally:
         parser.dispose()
-    raise_problems(reader.problems)
+    if problems is None:
+        raise_problems(reader.problems)
+    else:
+        problems += reader.problems
     if root is None:
         raise _error("the file is empty", "yaml-empty", Origin(file, 1, 1))
     return root
@@ -208,14 +214,16 @@ class _Reader:
     def key(self, value: Located) -> Text:
         if not isinstance(value, Text):
             raise _error(f"a key is text, not {describe(value)}", "yaml-key", value.origin)
-        if value.null:
-            self.complain("a key is text, not empty", "yaml-key", value, "quote it if it is meant")
-        if value.plain and value.value == "<<":
-            self.complain("merge keys are not read", "yaml-key", value, "write the fields out")
         return value
 
     def put(self, container: Fields, key: Text, value: Located) -> None:
         name = key.value
+        if key.null:
+            self.complain("a key is text, not empty", "yaml-key", key, "quote it if it is meant")
+            return
+        if key.plain and name == "<<":
+            self.complain("merge keys are not read", "yaml-key", key, "write the fields out")
+            return
         if name in container.fields:
             first = container.keys[name]
             self.complain(

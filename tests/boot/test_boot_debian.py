@@ -71,7 +71,7 @@ def kbuild(workspace: Path, *words: str) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe's disk, raw, with a unit more that prints what the machine knows."""
     workspace = tmp_path_factory.mktemp("debian")

@@ -167,6 +167,12 @@ def test_failure_names_status_and_shows_the_log(run: Run, script: str, status: s
     assert caught.value.log.startswith(b"last words\n")
 
 
+def test_a_full_disk_is_guessed_at(run: Run) -> None:
+    with pytest.raises(ActionError) as caught:
+        run("echo 'tar: x: Cannot write: No space left on device'; exit 2")
+    assert "cache gc" in caught.value.hint
+
+
 def test_missing_program(run: Run) -> None:
     with pytest.raises(ActionError, match="no/such") as caught:
         run("", command=("/no/such",))

@@ -154,6 +154,16 @@ def test_all_problems_at_once(read, problems):
     ]
 
 
+def test_what_is_wrong_with_the_yaml_is_told_with_the_rest(read, problems):
+    text = "version: 1\nname: !x t\nname: u\nnodez: {}\n<<: {}\nnodes: {}\n"
+    assert problems(read, text) == [
+        ("yaml-tag", 2, 7),
+        ("duplicate-key", 3, 1),
+        ("unknown-field", 4, 1),
+        ("yaml-key", 5, 1),
+    ]
+
+
 HINTS = [
     ("  x: {kind: layer, instal: [a]}\n", "'install'"),
     ("  x: {kind: layer, timeot: 5}\n", "'timeout'"),
