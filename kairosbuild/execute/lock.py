@@ -84,6 +84,7 @@ class LockPhase:
     slots: dict[str, str] = field(default_factory=dict)
     """Name → slot of the nodes that were locked."""
     _stamps: dict[str, str] = field(default_factory=dict)
+    _asked: dict[str, Path] = field(default_factory=dict)
 
     def run(self, nodes: Iterable[Node]) -> None:
         """Set `locked` of these nodes, given in build order. Frozen, all that is amiss is raised at once."""
@@ -208,8 +209,12 @@ class NodeLocker:
         return [(one.declaration.kind, one.spec, one.locked) for one in found]
 
     def fetch(self, uri: str, *, digest: str | None = None, size: int | None = None) -> Path:
-        """Get a file."""
-        return self._means.fetch(uri, digest=digest, size=size)
+        """Get a file. What may change outside is asked for once: all nodes are resolved from the same state."""
+        if digest is not None:
+            return self._means.fetch(uri, digest=digest, size=size)
+        if uri not in self._phase._asked:
+            self._phase._asked[uri] = self._means.fetch(uri, size=size)
+        return self._phase._asked[uri]
 
     def path(self, blob: Blob) -> Path:
         """Where a stored blob can be read."""

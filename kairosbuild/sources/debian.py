@@ -183,4 +183,10 @@ def _release(suite: Suite, fetch: Fetch, keyring: Path) -> Release:
 @lru_cache(4)
 def _index(files: tuple[tuple[str, str, Path], ...]) -> Index:
     """Remembered by label and digest, since every node that locks asks for the same few."""
-    return Index((label, lzma.decompress(path.read_bytes())) for label, _, path in files)
+    return Index((label, _plain(digest, path)) for label, digest, path in files)
+
+
+@lru_cache(4)
+def _plain(digest: str, path: Path) -> bytes:
+    """What is packed in a file of this digest: tools and base often come from the same suite."""
+    return lzma.decompress(path.read_bytes())
