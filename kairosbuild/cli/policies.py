@@ -70,10 +70,16 @@ class Signatures:
             what = f"the lock does not say that {image} is signed as the policy wants it"
             raise InputError(what, reason="lock-unsigned", hint="run: kbuild lock RECIPE")
         self._refuse_offline()
+        where = image if image.startswith("oci") else f"oci://{image}"
+        return self._registries.first(  # a cache need not have taken signatures along
+            where,
+            lambda target, version: self._signer(image, digest, keys, target, version),
+            (HostError, InputError),
+        )
+
+    def _signer(self, image: str, digest: str, keys: list[PublicKey], target: Any, version: str) -> str:
         from kairosbuild.proof.signing import verify
 
-        where = image if image.startswith("oci") else f"oci://{image}"
-        target, version = self._registries.open(where)
         problem: InputError | None = None
         for signed in self._signed(target, version, digest):
             for key in keys:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from kairosbuild.core.digest import Blob, is_digest
 from kairosbuild.core.errors import HostError, InputError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kairosbuild.registry.reference import Reference
     from kairosbuild.registry.retry import Limits
 
+Found = TypeVar("Found")
 _LAYOUT = ("oci:", "oci-layout:")
 
 
@@ -79,13 +80,26 @@ class Registries:
         """
         from kairosbuild.registry.fetch import fetch
 
-        *mirrors, last = self._places(uri)
+        def get(target: Target, version: str) -> Blob:
+            return fetch(target, version, into, digest=digest, size=size, progress=progress)
+
+        return self.first(uri, get)
+
+    def first(
+        self,
+        text: str,
+        do: Callable[[Target, str], Found],
+        passing: tuple[type[Exception], ...] = (HostError,),
+    ) -> Found:
+        """Read something from the first place that has it: the mirrors in order, then where the text says.
+
+        A mirror's error of one of these sorts sends to the next place; that of the last is the one told.
+        """
+        *mirrors, last = self._places(text)
         for open_it in mirrors:
-            with suppress(HostError):
-                target, version = open_it()
-                return fetch(target, version, into, digest=digest, size=size, progress=progress)
-        target, version = last()
-        return fetch(target, version, into, digest=digest, size=size, progress=progress)
+            with suppress(*passing):
+                return do(*open_it())
+        return do(*last())
 
     def _places(self, uri: str) -> list[Callable[[], tuple[Target, str]]]:
         """How to open each place that may have it."""

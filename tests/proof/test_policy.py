@@ -87,6 +87,30 @@ def test_a_base_must_be_signed_by_the_right_key(workspace: Workspace, place: str
     workspace.kbuild("run", "on.yaml", "--locked")  # exempt: the first rule that fits counts
 
 
+def test_signatures_are_looked_up_at_mirrors(
+    workspace: Workspace, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.kbuild("run", "image.yaml", "--push", place)
+    host, _, name = place.partition("/")
+    conf = workspace.folder / "registries.conf"
+    conf.write_text(
+        "[[registry]]\nlocation = 'quay.example'\n[[registry.mirror]]\nlocation = '127.0.0.1:1'\n"
+        f"[[registry.mirror]]\nlocation = '{host}'\n"
+    )
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(conf))
+    (workspace.folder / "on.yaml").write_text(
+        f"version: 1\nname: on\nnodes:\n  base: {{kind: base, image: 'quay.example/{name}:latest'}}\n"
+    )
+    right = put_key(workspace.folder, "right")
+    build_file(workspace, "  signed:\n  - {images: 'quay.example/*', keys: [right.pub]}\n")
+    target, _ = Registries().open(place)
+    image = target.get_manifest("latest")
+    signing.sign(target, image, place, right)
+    workspace.kbuild("lock", "on.yaml")
+    lock = json.loads((workspace.folder / "on.lock").read_text())["nodes"]["base"]
+    assert lock["signatures"] == {image.blob.digest: right.public.id}
+
+
 def test_a_lock_with_odd_signatures_is_damaged(workspace: Workspace, place: str) -> None:
     workspace.kbuild("run", "image.yaml", "--push", place)
     (workspace.folder / "on.yaml").write_text(

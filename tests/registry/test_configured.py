@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 from fault_server import FaultServer
+from test_publish import Build, opened
 
 from kairosbuild.core.digest import of_bytes
 from kairosbuild.core.errors import HostError, InputError
+from kairosbuild.core.events import Events
 from kairosbuild.registry.configured import Configured, load
+from kairosbuild.registry.pull import pull
 from kairosbuild.registry.reference import parse
 from kairosbuild.registry.registries import Registries
 from kairosbuild.registry.retry import Limits
+from kairosbuild.registry.target import Target
+from kairosbuild.store.cas import Cas
 
 DIGEST = "sha256:" + "a" * 64
 CONF = """\
@@ -182,3 +187,23 @@ def test_a_mirror_that_lies_is_passed_by_and_the_last_place_is_the_one_told(
     assert "/true/x" in caught.value.message
     faults.manifests["true/x", blob.digest] = kind, right
     assert registries.fetch(f"oci://quay.example/x@{blob.digest}", tmp_path / "f", digest=blob.digest) == blob
+
+
+def test_an_artifact_is_pulled_from_a_mirror(tmp_path: Path, faults: FaultServer, cas: Cas) -> None:
+    build = Build(cas)
+    build.publish(opened(faults.host, "cached/os"), build.image(), build.disk())
+    text = (
+        "[[registry]]\nprefix = 'quay.example'\nlocation = '127.0.0.1:1'\n"
+        "[[registry.mirror]]\nlocation = '127.0.0.1:1/down'\n"
+        f"[[registry.mirror]]\nlocation = '{faults.host}/cached'\n"
+    )
+    limits = Limits(connect=2, read=5, attempts=1, pause=0.001)
+    registries = Registries(limits=limits, configured=lambda: configured(tmp_path, text))
+
+    def get(target: Target, version: str) -> tuple[Path, ...]:
+        return pull(target, version, tmp_path / "into", Events())
+
+    assert [file.name for file in registries.first("quay.example/os:latest-disk", get)] == ["os.raw"]
+    with pytest.raises(HostError) as caught:
+        registries.first("quay.example/os:absent", get)
+    assert "127.0.0.1:1" in caught.value.message, "the last place is the one told"

@@ -15,7 +15,6 @@ def main(arguments: argparse.Namespace) -> int:
     """Write the artifact's titled files; print their paths."""
     from kairosbuild.registry.pull import pull
 
-    target, version = registries(arguments).open(arguments.reference)
     shown = reporter(arguments.progress)
     moved: list[int] = []
     events = Events(
@@ -24,7 +23,12 @@ def main(arguments: argparse.Namespace) -> int:
     )
     try:
         seeds = tuple(map(Path, arguments.seed))
-        files = pull(target, version or "latest", Path(arguments.output), events, seeds=seeds)
+        files = registries(arguments).first(
+            arguments.reference,
+            lambda target, version: pull(
+                target, version or "latest", Path(arguments.output), events, seeds=seeds
+            ),
+        )
     finally:
         shown.close()
     if arguments.json:
