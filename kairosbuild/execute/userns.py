@@ -25,7 +25,7 @@ from threading import Event
 from typing import Any
 
 from kairosbuild.core import process
-from kairosbuild.core.errors import HostError
+from kairosbuild.core.errors import HostError, Origin
 from kairosbuild.core.process import Finished
 from kairosbuild.execute import fakeowners, jail
 
@@ -47,6 +47,12 @@ def alone() -> bool:
             return True
         raise
     return False
+
+
+def only_one(name: str, origin: Origin | None) -> HostError:
+    """The error of a node that takes more owners than there are here."""
+    what = f"{name} takes every owner, and an ordinary user without subordinate ids has only one"
+    return HostError(what, reason="no-subuids", hint=_HINT, origin=origin)
 
 
 def interpreter(module: str) -> tuple[str, ...]:

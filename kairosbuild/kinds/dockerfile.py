@@ -76,6 +76,7 @@ class Dockerfile:
     """See the module."""
 
     name: ClassVar[str] = "dockerfile"
+    every_owner: ClassVar[bool] = True
     version: ClassVar[int] = 1
     Spec: ClassVar[type] = DockerfileSpec
     produces: ClassVar[str] = "layer"

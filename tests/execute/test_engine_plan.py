@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from kairosbuild.core.errors import Problems
+from kairosbuild.core.errors import KbuildError, Problems
+from kairosbuild.execute import userns
 
 
 @pytest.fixture
@@ -103,3 +104,19 @@ def test_what_kinds_see_beside_the_recipe_is_told_before_anything_runs(chain: An
     assert chain.run().built == 2
     (chain.root / "excuse").unlink()
     assert chain.run().built == 0, "what is as it was is not asked"
+
+
+def test_what_takes_every_owner_is_refused_where_there_is_one(
+    chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.run()
+    chain.node("d", "c", add="D")
+    monkeypatch.setattr(userns, "alone", lambda: True)
+    assert chain.plan()["d"].state == "run"
+    monkeypatch.setattr(type(chain.kinds["join"]), "every_owner", True, raising=False)
+    for ask in (chain.run, chain.plan):
+        with pytest.raises(KbuildError) as caught:
+            ask()
+        assert caught.value.reason == "no-subuids" and "d takes every owner" in caught.value.message
+    monkeypatch.setattr(userns, "alone", lambda: False)
+    assert chain.run().built == 1
