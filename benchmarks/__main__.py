@@ -29,6 +29,7 @@ ORDER = (
     "pull-1g",
     "pull-200",
     "noop-push",
+    "firmware-to-login",
     "upgrade-bytes",
     "delta-fetch",
 )
