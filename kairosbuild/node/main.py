@@ -28,6 +28,7 @@ _INPUT = {
     "other-system",
     "failed-before",
     "not-bootable",
+    "not-startable",
     "unknown-verb",
 }
 

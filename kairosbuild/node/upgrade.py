@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kairosbuild.node import delta, state, uki
+from kairosbuild.node import delta, secureboot, state, uki
 from kairosbuild.node.assess import TRIES
 from kairosbuild.node.entries import Entry
 from kairosbuild.node.layers import Layers
@@ -48,6 +48,7 @@ def upgrade(
             kernel_file = _kernel_file(machine, offer, repository, Path(scratch))
             kernel = uki.read(kernel_file)
             _refuse_others(offer, kernel)
+            secureboot.refuse_unstartable(kernel_file)
             whole = offer.uki.size + sum(offer.form(one).size for one in kernel.layers)
             if failed := remembered.failure_of(kernel.image):
                 if not again:

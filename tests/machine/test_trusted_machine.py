@@ -33,6 +33,7 @@ def test_it_enrols_its_keys_encrypts_what_it_keeps_and_survives_an_upgrade(
     trusted: Trusted, tmp_path: Path
 ) -> None:
     extensions, upgrade = trusted.extensions(), trusted.publish("b", v="2")
+    foreign = trusted.publish("foreign", v="9", cert="other")
     with running(trusted.trusted(tmp_path)) as vm:
         vm.wait("Custom Secure Boot keys successfully enrolled, rebooting")
         kept(vm, "1", 1)
@@ -57,6 +58,8 @@ def test_it_enrols_its_keys_encrypts_what_it_keeps_and_survives_an_upgrade(
         signed = "dmsetup table | grep -c 'verity.* root_hash_sig_key_desc'"
         assert vm.ok(signed) == "2", "the kernel held both to their signatures"
 
+        code, said = vm.sh(f"kbuild-node upgrade --plain-http {foreign}", 600)
+        assert (code, "no certificate in its db has signed it" in said) == (2, True), said
         vm.ok(f"kbuild-node upgrade --plain-http {upgrade}", 600)
         vm.sh("sync; reboot")
         kept(vm, "2", 2)

@@ -14,7 +14,7 @@ from fleet import HOST, MAIN, RECIPE, Fleet
 from vm import Vm
 
 SIGN = (
-    'sign: {certificate: keys/public/db.crt, key: "${key}", pcr_public: "${pcr}/public/pcr.pub", '
+    'sign: {certificate: "${cert}/public/db.crt", key: "${cert}/db.key", pcr_public: "${pcr}/public/pcr.pub", '
     'pcr_key: "${pcr}/pcr.key"'
 )
 MORE = """\
@@ -39,7 +39,7 @@ class Trusted(Fleet):
             command = [sys.executable, "-c", MAIN, "keys", "new", name]
             subprocess.run(command, cwd=self.folder, capture_output=True, check=True)
         text = RECIPE.replace("iproute2]", "iproute2, libcryptsetup12]")
-        text = text.replace('config: ""', 'config: "", key: keys/db.key, pcr: keys')
+        text = text.replace('config: ""', 'config: "", cert: keys, pcr: keys')
         text = text.replace(
             "binds: [var/lib/containers]",
             f"binds: [var/lib/containers]\n    encrypt: {{recovery: keep}}\n    {SIGN}}}",
