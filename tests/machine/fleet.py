@@ -20,7 +20,7 @@ from kairosbuild.store.store import Store
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("KBUILD_TEST_CACHE") or ROOT / "cache")
 MAIN = "from kairosbuild.cli.main import run; run()"
-CONSOLE = "console=tty0 console=ttyS0,115200"
+# `no_timer_check`: on a busy machine an emulated timer is late, and the kernel would panic over it.
 RECIPE = """\
 version: 1
 name: machine
@@ -43,6 +43,7 @@ nodes:
     image: os
     persistent: [etc, var, home, root, opt, srv]
     binds: [var/lib/containers]
+    cmdline: ["console=tty0", "console=ttyS0,115200", no_timer_check]
   disk:
     kind: disk
     image: boot
@@ -54,8 +55,8 @@ nodes:
       - {type: layers, size: 400M}
       - {type: recovery}
       - {type: persistent}
-  iso:     {kind: iso, image: boot, cmdline: ["console=ttyS0,115200", "kbuild.config=${config}"]}
-  net:     {kind: netboot, image: boot, cmdline: ["console=ttyS0,115200", "kbuild.config=${config}"]}
+  iso:     {kind: iso, image: boot, cmdline: ["console=ttyS0,115200", no_timer_check, "kbuild.config=${config}"]}
+  net:     {kind: netboot, image: boot, cmdline: ["console=ttyS0,115200", no_timer_check, "kbuild.config=${config}"]}
   qemu:    {kind: tools, purpose: qemu}
 publish: {targets: [os, boot], to: "${at}"}
 """

@@ -19,7 +19,7 @@ MORE = """\
   agent:   {kind: agent, health: {commands: ["grep -q yes /usr/lib/healthy"], timeout: 120}}
   version: {kind: overlay, files: {usr/lib/version: {content: "${v}"}, usr/lib/healthy: {content: "yes"}}}
   machine: {kind: image, layers: [base, system, kernel, site, agent, version]}
-  boot:    {kind: boot, image: machine, persistent: [etc, var, root, home]}
+  boot:    {kind: boot, image: machine, persistent: [etc, var, root, home], cmdline: ["console=ttyS0,115200", no_timer_check]}
   mdisk:
     kind: disk
     image: boot
@@ -31,7 +31,7 @@ MORE = """\
       - {type: layers, size: 300M}
       - {type: recovery}
       - {type: persistent}
-  iso:     {kind: iso, image: boot, cmdline: ["console=ttyS0,115200", "kbuild.config=${config}"]}
+  iso:     {kind: iso, image: boot, cmdline: ["console=ttyS0,115200", no_timer_check, "kbuild.config=${config}"]}
   qemu:    {kind: tools, purpose: qemu}
 """
 
