@@ -18,14 +18,15 @@ def crypt(password: str) -> str:
 
 
 def verifies(key: str, data: bytes, signature: bytes) -> bool:
-    """Whether a public key (PEM) signed these bytes, with SHA-256."""
+    """Whether a public key (PEM) signed these bytes: ECDSA or RSA with SHA-256, or Ed25519."""
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder, name) for name in ("key", "signature", "data")}
         files["key"].write_text(key)
         files["signature"].write_bytes(signature)
         files["data"].write_bytes(data)
-        words = ["dgst", "-sha256", "-verify", str(files["key"]), "-signature", str(files["signature"])]
-        done = subprocess.run([*_command(), *words, str(files["data"])], capture_output=True, check=False)
+        words = ["pkeyutl", "-verify", "-pubin", "-inkey", str(files["key"]), "-rawin"]
+        given = ["-in", str(files["data"]), "-sigfile", str(files["signature"])]
+        done = subprocess.run([*_command(), *words, *given], capture_output=True, check=False)
     return done.returncode == 0
 
 

@@ -26,6 +26,7 @@ MANIFEST = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
+_EMPTY = "application/vnd.oci.empty.v1+json"
 _ACCEPT = {"Accept": ", ".join((*MANIFEST, *INDEX))}
 _MOST = 4 << 20
 _CHUNK = 1 << 18
@@ -90,9 +91,8 @@ class Repository:
             _, document = self._if_there(tail, {"Accept": INDEX[0]})
             entries = document.get("manifests")
             if isinstance(entries, list):
-                rows = [one for one in entries if isinstance(one, dict)]
-                found = [str(one.get("digest")) for one in rows if one.get("artifactType") == artifact_type]
-                if found:
+                rows = [one for one in entries if isinstance(one, dict) and is_digest(one.get("digest"))]
+                if found := [one["digest"] for one in rows if self._type(one) == artifact_type]:
                     return found
         _, document = self._if_there("tags/list", {})
         tags = [str(one) for one in document.get("tags") or () if str(one).startswith(prefix)]
@@ -101,6 +101,18 @@ class Repository:
             for one in map(self.manifest, sorted(tags)[:_MOST_TAGS])
             if one.artifact_type == artifact_type and one.subject == digest
         ]
+
+    def _type(self, row: Mapping[str, Any]) -> str:
+        """The type in a row of a list, for which some writers (cosign 3 among them) put the empty one."""
+        said = str(row.get("artifactType") or "")
+        if said not in ("", _EMPTY):
+            return said
+        try:
+            return self.manifest(row["digest"]).artifact_type
+        except Problem as problem:
+            if problem.reason not in ("registry-not-found", "bad-manifest"):
+                raise
+            return ""  # a list may name what was removed
 
     def fetch(self, blob: Blob, into: Path, progress: Callable[[int], None] = lambda size: None) -> None:
         """Bring a blob to this file; what is there already of it is kept, and hashed with the rest.

@@ -12,6 +12,11 @@ from proof_samples import PASSWORD, new_key, pem, put_image
 
 from kairosbuild.core.errors import InputError, KbuildError
 from kairosbuild.keys import keys
+from kairosbuild.node.http import Access
+from kairosbuild.node.problem import Problem
+from kairosbuild.node.reference import parse
+from kairosbuild.node.registry import Repository
+from kairosbuild.node.trust import verifier
 from kairosbuild.proof import signing, statement
 from kairosbuild.registry import referrers
 from kairosbuild.registry.registries import Registries
@@ -53,6 +58,18 @@ def key(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return str(tmp_path / "key.pem")
 
 
+def taken_by_a_machine(place: str, digest: str, *trusted: bytes) -> bool:
+    """Whether a machine that trusts these keys takes the image."""
+    reference = parse(f"{place}@{digest}")
+    repository = Repository(reference, Access())
+    try:
+        verifier([one.decode() for one in trusted])(repository, repository.manifest(digest))
+    except Problem as problem:
+        assert problem.reason == "not-signed"
+        return False
+    return True
+
+
 def signed(target: Target, place: str, key: str, tmp_path: Path) -> tuple[str, Path]:
     """A new image that `key` signed and attested; its digest and the public key's file."""
     image, signer = put_image(target), keys.signer(key)
@@ -76,6 +93,7 @@ def test_cosign_verifies_what_we_signed(target: Target, place: str, key: str, tm
         done = check(suite, "verify-attestation", public, "--type", "slsaprovenance1", named(place, digest))
         assert done.returncode != 0
     assert len(signing.verify(target, digest, keys.verifier(str(public)))) == 2
+    assert taken_by_a_machine(place, digest, public.read_bytes())
     assert [one.predicate for one in signing.attestations(target, digest, keys.verifier(key))] == [SAID, SAID]
 
 
@@ -108,6 +126,9 @@ def test_we_verify_what_cosign_signed(suite: str, target: Target, place: str, tm
     ]
     (said,) = signing.attestations(target, digest, public, statement.TEST_RESULT)
     assert said.predicate == SAID
+    other = keys.PrivateKey(new_key("ecdsa")).public.pem()
+    assert taken_by_a_machine(place, digest, other, public.pem())
+    assert not taken_by_a_machine(place, digest, other)
     assert signing.attestations(target, digest, public, statement.SLSA) == ()
 
 
