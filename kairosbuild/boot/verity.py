@@ -20,7 +20,6 @@ from typing import BinaryIO
 from kairosbuild.core.errors import KbuildError
 
 BLOCK = 4096
-_HASHES = BLOCK // 32  # digests in one block
 _READ = 256 * BLOCK
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s168x")
 

@@ -295,9 +295,9 @@ VERBS = (
         (
             flag(
                 "--of",
-                help="recipe, workspace or reference (default: recipe)",
+                help="recipe, workspace (BUILD.yaml), settings (a person's) or reference (default: recipe)",
                 default="recipe",
-                choices=("recipe", "workspace", "reference"),
+                choices=("recipe", "workspace", "settings", "reference"),
             ),
         ),
         ("kbuild schema > schema/recipe.schema.json",),

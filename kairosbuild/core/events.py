@@ -48,11 +48,7 @@ class Events:
     """A fan-out of events to listeners. `emit` may be called from any thread; listeners must bear that."""
 
     def __init__(self, *listeners: Listener) -> None:
-        self._listeners = list(listeners)
-
-    def subscribe(self, listener: Listener) -> None:
-        """Send every later event to this listener too."""
-        self._listeners.append(listener)
+        self._listeners = listeners
 
     def emit(self, type: EventType, subject: str = "", **data: Any) -> None:
         """Tell every listener."""

@@ -185,8 +185,13 @@ class Locker(Protocol):
 class Kind(Protocol):
     """A kind of node. Implementations are stateless; one instance serves every node.
 
-    A kind that puts files of this program into its output says so by a method `ships()`: digests by name, which
-    are part of its keys, so that no version has to be raised when such a file changes.
+    Few kinds need more than is listed below. Those that do have, besides, a method
+
+    - `check(name, declaration, declarations)`: what is wrong with a recipe across its nodes (`recipe.checks`);
+    - `preflight(name, spec, root)`: what of the workspace would fail late and can be told first (`execute.preflight`);
+    - `reads(spec, role, sources)`: which files of a source count (`Reads`);
+    - `ships()`: digests by name of the files of this program that go into its output; they are part of its keys,
+      so that no version has to be raised when such a file changes.
     """
 
     name: ClassVar[str]

@@ -15,7 +15,6 @@ from kairosbuild.core.errors import InputError
 from kairosbuild.kernels.module import Module
 
 _SHOWN = 6  # symbols named in one message
-_COLUMNS = 3  # of Module.symvers that are read: checksum, symbol, module
 VERSIONED = "modversions"
 
 

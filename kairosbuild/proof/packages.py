@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote
@@ -167,6 +167,3 @@ def _stanzas(data: bytes, colon: str) -> Iterator[dict[str, str]]:
         fields = dict(line.partition(colon)[::2] for line in lines)
         if fields:
             yield fields
-
-
-Find = Callable[[View], Iterator[Package]]

@@ -72,7 +72,10 @@ def sources(nodes: Sequence[Node], root: Path) -> list[KbuildError]:
 
 
 def of_kinds(nodes: Sequence[Node]) -> list[KbuildError]:
-    """What the kinds themselves have to say, seeing all declarations."""
+    """What the kinds themselves have to say, seeing all declarations, when everything else is right.
+
+    A kind's method `check(name, declaration, declarations)`, if it has one, gives (field, message, hint) for each.
+    """
     declarations = {node.name: node.declaration for node in nodes}
     problems: list[KbuildError] = []
     for node in nodes:
@@ -83,12 +86,6 @@ def of_kinds(nodes: Sequence[Node]) -> list[KbuildError]:
             told = f"{label}: {message}"
             problems.append(InputError(told, reason="kind-check", hint=hint, origin=at.origin))
     return problems
-
-
-def source_complaint(root: Path, path: str) -> str:
-    """Why this path is no source of the workspace at `root`, or "". For callers that hold no recipe text."""
-    complaint = _Inside(root).complaint(path)
-    return complaint[0] if complaint else ""
 
 
 class _Inside:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from kairosbuild.core.errors import InputError, KbuildError, Origin, nearest, raise_problems
 from kairosbuild.recipe import cells, checks, matrix, variables
@@ -31,17 +31,6 @@ ARCHITECTURES = tuple(platform.partition("/")[2] for platform in PLATFORMS)
 NODE_NAME = r"[a-z0-9][a-z0-9_.-]{0,127}"
 RECIPE_NAME = r"[a-z0-9][a-z0-9_.-]{0,127}"
 TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
-
-
-class KindInfo(Protocol):
-    """What the parser has to know of a kind. A method `check`, if it has one, is asked as well:
-
-    `check(name, declaration, declarations_by_name) -> [(field, message, hint), …]`, for what
-    only shows across nodes. It is called when everything else is right.
-    """
-
-    Spec: Any
-    produces: Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,12 +59,11 @@ class Mirrors:
         """Whether this uri is relative to a mirror of a distribution whose client is apt."""
         return self.serves(uri) and uri.startswith(_APT)
 
-    def locate(self, uri: str) -> str:
-        """The first address to ask for a uri; one that is relative to no mirror is its own."""
-        return self.located(uri)[0]
-
     def located(self, uri: str) -> tuple[str, ...]:
-        """All of them, in the order to ask. Raises InputError (`mirror-missing`)."""
+        """The addresses of a uri in the order to ask; one that is relative to no mirror is its own.
+
+        Raises InputError (`mirror-missing`).
+        """
         name, _, path = uri.partition(":")
         if not self.serves(uri):
             return (uri,)

@@ -138,10 +138,10 @@ def test_every_public_default_is_told_apart() -> None:
     for name, at in DEFAULTS.items():
         assert found.serves(f"{name}:x")
         if at:
-            assert found.locate(f"{name}:x") == f"{at}/x"
+            assert found.located(f"{name}:x")[0] == f"{at}/x"
             continue
         with pytest.raises(InputError) as caught:
-            found.locate(f"{name}:x")
+            found.located(f"{name}:x")[0]
         assert caught.value.reason == "mirror-missing"
     assert {name for name in DEFAULTS if found.of_apt(f"{name}:x")} == {
         "debian", "debian-security", "ubuntu", "ubuntu-security", "ubuntu-ports"
@@ -183,8 +183,8 @@ def test_what_a_person_wrote_is_checked(tmp_path: Path, given: dict[str, str], r
 
 def test_locating() -> None:
     mirrors = Mirrors({"debian": "http://m.example/d"})
-    assert mirrors.locate("debian:pool/x.deb") == "http://m.example/d/pool/x.deb"
-    assert mirrors.locate("https://h.example/x") == "https://h.example/x"
+    assert mirrors.located("debian:pool/x.deb")[0] == "http://m.example/d/pool/x.deb"
+    assert mirrors.located("https://h.example/x")[0] == "https://h.example/x"
     assert not mirrors.serves("oci://h.example/x")
 
 
@@ -198,6 +198,6 @@ def test_several_mirrors_are_asked_in_order() -> None:
 
 def test_a_mirror_nobody_named_says_how_to_name_it() -> None:
     with pytest.raises(InputError) as error:
-        Mirrors(DEFAULTS).locate("debian-security:dists/x")
+        Mirrors(DEFAULTS).located("debian-security:dists/x")[0]
     assert error.value.reason == "mirror-missing"
     assert "KBUILD_MIRROR_DEBIAN_SECURITY" in error.value.hint and "BUILD.yaml" in error.value.hint

@@ -21,5 +21,9 @@ def text(of: str) -> str:
 
     if of == "reference":
         return reference(TABLE)
-    made = schema.recipe_schema(TABLE) if of == "recipe" else schema.workspace_schema()
-    return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
+    makers = {
+        "recipe": lambda: schema.recipe_schema(TABLE),
+        "workspace": schema.workspace_schema,
+        "settings": schema.user_schema,
+    }
+    return json.dumps(makers[of](), indent=2, ensure_ascii=False) + "\n"
