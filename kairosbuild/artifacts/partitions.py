@@ -10,7 +10,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from kairosbuild.boot import ext4, fat, gpt
 from kairosbuild.boot.sparse import Part, Sparse
@@ -220,10 +220,11 @@ class Table:
 
     def _too_small(self) -> Iterator[KbuildError]:
         for one in self.partitions:
-            least = up(self._content(one).least(self.sector))
+            content = self._content(one)
+            least = up(content.least(self.sector))
             if one.size and one.size < least:
                 yield InputError(
-                    f"{self.name}: the {one.type} partition of {shown(one.size)} is too small for its content",
+                    f"{self.name}: the {one.type} partition of {shown(one.size)} is too small for {_holds(content)}",
                     reason="partition-size",
                     hint=f"{shown(least)} fit",
                 )
@@ -261,6 +262,39 @@ class Table:
             found.append(gpt.Partition(kind, self.identity(f"partition {number}"), name, at, length))
             at += length
         return tuple(found)
+
+
+def _holds(content: Content) -> str:
+    versions = isinstance(content, Esp) and content.spare
+    return "this version, the next and recovery" if versions else "its content"
+
+
+def complaints(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with a disk's declared table whatever it will hold: (field, what, what would be right)."""
+    given, sector = spec["partitions"], int(spec["sector_size"])
+    needed = ["esp", "layers", *(["bios-boot"] if spec["firmware"] != "uefi" else [])]
+    for kind in needed if given else ():
+        count = sum(one["type"] == kind for one in given)
+        if count != 1:
+            hint = "keep one of them" if count else f"add `{{type: {kind}}}`"
+            yield "partitions", f"a disk has one partition of type {kind}, and there are {count}", hint
+    least = [_emptiest(one, sector) for one in given]
+    for number, (one, fits) in enumerate(zip(given, least, strict=True)):
+        if one["size"] and one["size"] < fits:
+            told = f"the {one['type']} partition of {shown(one['size'])} is too small whatever it holds"
+            yield f"partitions.{number}.size", told, f"{shown(fits)} is the least"
+    total = sum(max(one["size"], fits) for one, fits in zip(given, least, strict=True)) + 2 * gpt.ALIGN
+    if given and spec["size"] and spec["size"] < total:
+        told = f"a disk of {shown(spec['size'])} is too small for these partitions, whatever they hold"
+        yield "size", told, f"{shown(total)} is the least; or leave size out"
+
+
+def _emptiest(one: Mapping[str, Any], sector: int) -> int:
+    """The bytes that a partition cannot do without."""
+    if one["type"] == "esp":
+        return fat.least((), sector)
+    plain = one["filesystem"] == "auto" and one["type"] in ("layers", "recovery", "persistent")
+    return _LEAST_EXT4 if plain or one["filesystem"] == "ext4" else 0
 
 
 def _stretched(sizes: Sequence[int], least: Sequence[int], last: int, total: int) -> list[int]:

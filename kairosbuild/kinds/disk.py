@@ -28,7 +28,17 @@ from kairosbuild.artifacts.entry import (
     unified,
 )
 from kairosbuild.artifacts.merged import single
-from kairosbuild.artifacts.partitions import MIB, SECTORS, Bytes, Content, Esp, Files, PartitionSpec, Table
+from kairosbuild.artifacts.partitions import (
+    MIB,
+    SECTORS,
+    Bytes,
+    Content,
+    Esp,
+    Files,
+    PartitionSpec,
+    Table,
+    complaints,
+)
 from kairosbuild.artifacts.signing import Signing, SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import Stack, stack_of_image
 from kairosbuild.boot import gpt
@@ -121,6 +131,7 @@ class Disk:
         """What is known before anything is built."""
         yield from initrd_complaints(declaration, declarations)
         spec = declaration.spec
+        yield from complaints(spec)
         if spec["firmware"] != "uefi" and spec["sector_size"] != "512":
             yield "firmware", "a BIOS knows sectors of 512 bytes only", "firmware: uefi"
 

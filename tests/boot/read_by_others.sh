@@ -38,14 +38,12 @@ for form in qcow2 vmdk vhd; do
     say "qemu-img: $(qemu-img info -f $known "/in/$form/disk" | sed -n 's/^file format: //p'), the same disk"
 done
 tar -xzf /in/gce/disk -C /tmp
-truncate -s 1G /tmp/whole && dd if=/tmp/disk.raw of=/tmp/whole conv=notrunc,sparse bs=1M status=none
-cmp /tmp/whole /tmp/disk.raw
 sgdisk -v /tmp/disk.raw | grep -q 'No problems found'
 say "tar: $(tar -tzf /in/gce/disk), $(stat -c %s /tmp/disk.raw) bytes, no problems for sgdisk"
-rm /tmp/disk.raw /tmp/whole
+rm /tmp/disk.raw
 
 # -- a unified kernel image --
-python3 /usr/bin/ukify inspect /in/uki/uki --json=short > /out/uki.json
+python3 /usr/bin/ukify inspect /in/uki/uki --json=short > /out/inspected
 say ukify: inspected
 
 # -- the ISO: both ways to start it, its files, the EFI partition inside --

@@ -48,7 +48,7 @@ nodes:
     sources: {script: script}
     inputs: {raw: raw, qcow2: qcow2, vmdk: vmdk, vhd: vhd, gce: gce, uki: uki, iso: iso, erofs: erofs,
              squashfs: squashfs, tar: tar}
-    outputs: [report, uki.json, iso]
+    outputs: [report, inspected, iso]
 """
 
 
@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kbuild(folder, recipe.replace("ARGUMENTS", ""), "erofs", "-o", "erofs.artifact=notes")
     notes = json.loads((folder / "notes").read_bytes())["annotations"]
     arguments = f'"{notes["root-hash"]}", "{notes["hash-offset"]}"'
-    outputs = [word for name in ("report", "uki.json", "iso") for word in ("-o", f"read.{name}={name}")]
+    outputs = [word for name in ("report", "inspected", "iso") for word in ("-o", f"read.{name}={name}")]
     kbuild(folder, recipe.replace("ARGUMENTS", arguments), "read", *outputs)
     return folder
 
@@ -102,7 +102,7 @@ def test_every_artifact_is_what_other_programs_read(folder: Path) -> None:
 
 
 def test_a_unified_image_is_what_ukify_inspects(folder: Path) -> None:
-    sections = json.loads((folder / "uki.json").read_bytes())
+    sections = json.loads((folder / "inspected").read_bytes())
     assert {".linux", ".initrd", ".osrel", ".cmdline", ".uname", ".sbat"} <= set(sections)
     assert "kbuild.disk=memory" in sections[".cmdline"]["text"]
     assert "ID=debian" in sections[".osrel"]["text"]

@@ -193,7 +193,7 @@ def test_a_bios_disk_starts_with_grub(store: Store, tmp_path: Path) -> None:
 def test_a_bios_does_not_know_large_sectors() -> None:
     from kairosbuild.recipe.declaration import Declaration
 
-    spec = {"firmware": "bios", "sector_size": "4096"}
+    spec = {"firmware": "bios", "sector_size": "4096", "partitions": [], "size": 0}
     assert [one[0] for one in Disk().check("d", Declaration("d", "disk", spec), {})] == ["firmware"]
 
 

@@ -22,6 +22,7 @@ from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import Input, Outputs
 from kairosbuild.kinds.disk import Disk, DiskSpec
 from kairosbuild.oci.configuration import image_id
+from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.store.store import Store
 
 SITE: Content = {"etc": None, "etc/motd": b"site\n"}
@@ -253,6 +254,47 @@ def test_every_problem_of_a_table_is_told_at_once(store: Store) -> None:
     assert "esp partition of 8M" in told
     assert "recovery partition of 1M" in told
     assert "type layers" in told
+
+
+def plain(kind: str, size: int = 0, filesystem: str = "auto") -> dict[str, Any]:
+    """A partition as a recipe's declaration has it."""
+    return {"type": kind, "name": "", "size": size << 20, "filesystem": filesystem}
+
+
+BOTH = [plain("esp"), plain("layers")]
+
+
+@pytest.mark.parametrize(
+    ("partitions", "more", "told"),
+    [
+        ([], {}, []),
+        ([], {"size": 1 << 20}, []),
+        (BOTH, {"size": 51 << 20}, []),
+        (BOTH, {"size": 50 << 20}, [("size", "51M is the least; or leave size out")]),
+        (BOTH[:1], {}, [("partitions", "add `{type: layers}`")]),
+        ([*BOTH, plain("esp")], {}, [("partitions", "keep one of them")]),
+        (BOTH, {"firmware": "both"}, [("partitions", "add `{type: bios-boot}`")]),
+        ([plain("esp", 32), plain("layers", 15)], {}, [
+            ("partitions.0.size", "33M is the least"), ("partitions.1.size", "16M is the least")]),
+        ([*BOTH, plain("var", 1)], {}, []),
+        ([*BOTH, plain("var", 1, "ext4")], {}, [("partitions.2.size", "16M is the least")]),
+        ([plain("esp", 200), plain("layers")], {"sector_size": "4096"}, [
+            ("partitions.0.size", "257M is the least")]),
+        ([*BOTH, plain("home", 1000)], {"size": 1 << 30}, [("size", "1051M is the least; or leave size out")]),
+    ],
+)  # fmt: skip
+def test_what_is_told_of_a_table_from_the_recipe(
+    partitions: list[dict[str, Any]], more: dict[str, Any], told: list[tuple[str, str]]
+) -> None:
+    spec = {"partitions": partitions, "sector_size": "512", "firmware": "uefi", "size": 0, **more}
+    found = Disk().check("d", Declaration("d", "disk", spec), {})
+    assert [(field, hint) for field, _, hint in found] == told
+
+
+def test_an_efi_partition_has_room_for_three_versions(store: Store) -> None:
+    with pytest.raises(KbuildError) as caught:
+        build(store, BASE, KERNEL, {"large": b""}, partitions=table("esp:8", "layers"))
+    assert "too small for this version, the next and recovery" in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_an_initrd_of_another_kernel_is_told_from_the_recipe(kind: str) -> None:
 
     def told(image: str, of: str) -> list[tuple[str, str, str]]:
         given = {**known, "mine": Declaration("mine", "initrd", {}, {"image": (of,)})}
-        spec = {"firmware": "uefi", "sector_size": "512"}
+        spec = {"firmware": "uefi", "sector_size": "512", "partitions": [], "size": 0, "encrypt": None}
         own = Declaration("it", kind, spec, {"image": (image,), "initrd": ("mine",)})
         return list(ARTIFACTS[kind].check("it", own, given))
 
