@@ -30,6 +30,18 @@ def cache_dir(recipe: str | None) -> str:
     return found or str(workspace(recipe).cache.dir)
 
 
+def says(recipe: str | None, *words: bytes) -> bool:
+    """Whether the workspace's file has one of these words; without, nobody need read it as YAML to know."""
+    from kairosbuild.recipe import places
+
+    root = places.root_of(os.getcwd(), recipe)
+    if root is None:
+        return False
+    with open(os.path.join(root, "BUILD.yaml"), "rb") as stream:
+        data = stream.read()
+    return any(word in data for word in words)
+
+
 def recipe(file: str, variables: Iterable[str]) -> Recipe:
     """A recipe under the variables of `--set`, read and validated."""
     from kairosbuild.kinds.table import TABLE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,12 @@ class Proofs:
         signer = keys.signer(key) if key else None
 
         def attach(target: Target, package: Package) -> Sequence[Referrer]:
-            said = list(self._said(publish, package))
+            kept = self._kept(target, package) if publish.provenance else None
+            said = list(self._said(publish, package, kept))
             if signer:
                 self._sign(target, package, said, signer)
-            return [*(one for one in map(_referrer, said) if one), *self._lock(publish, package)]
+            lock = [] if kept else self._lock(publish, package)
+            return [*(one for one in map(_referrer, said) if one), *lock]
 
         return attach
 
@@ -85,7 +88,27 @@ class Proofs:
                           for output, digest in self.built.steps[name].outputs.items()}  # fmt: skip
                 yield step.name, test_result(step, loads(self._parts.store.cas.read(verdict)), tested)
 
-    def _said(self, publish: Publish, package: Package) -> Iterator[tuple[str, str, str, Any, bytes]]:
+    def _kept(self, target: Target, package: Package) -> Mapping[str, Any] | None:
+        """The provenance that is there already, when it tells of this build in a recipe's other words.
+
+        An edit that changes no digest says nothing new about what was published, nor does its lock.
+        """
+        from kairosbuild.core.errors import HostError
+        from kairosbuild.proof.provenance import same_build
+        from kairosbuild.registry.referrers import files, listed
+
+        mine = self.provenance(package.name)
+        for one in listed(target, package.manifest.blob.digest, statement.IN_TOTO):
+            with suppress(HostError, ValueError):
+                for _, data in files(target, one):
+                    there = statement.read_statement(data)
+                    if there.predicate_type == statement.SLSA and same_build(there.predicate, mine):
+                        return dict(there.predicate)
+        return None
+
+    def _said(
+        self, publish: Publish, package: Package, kept: Mapping[str, Any] | None
+    ) -> Iterator[tuple[str, str, str, Any, bytes]]:
         """(word, type, name, predicate, bytes) of each thing said about a package."""
         from kairosbuild.proof import cyclonedx, spdx
 
@@ -95,7 +118,9 @@ class Proofs:
             if document := self.sbom(form, node, digest):
                 yield form, kinds[form][1], self._name(node), document, _json(document)
         if publish.provenance:
-            said = [("provenance", statement.SLSA, self.provenance(node))]
+            said: list[tuple[str, str, Mapping[str, Any]]] = [
+                ("provenance", statement.SLSA, kept or self.provenance(node))
+            ]
             said += [
                 (f"verdict-{_word(name)}", statement.TEST_RESULT, one) for name, one in self.verdicts(node)
             ]

@@ -176,7 +176,7 @@ def _still_there(note: Any, where: str, parts: Parts) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = json.loads(note.read_bytes())
     except (OSError, ValueError):
         return []
-    target, _ = parts.registries.open(where)
+    target = parts.target(where)
     tags = [(reference.rpartition(":")[2], row["digest"]) for row in rows for reference in row["references"]]
     last = [(digest, digest) for row in rows for digest in row["referrers"][-1:]]  # attached after all others
     return rows if all(target.head_manifest(name) == digest for name, digest in (*tags, *last)) else []

@@ -17,6 +17,7 @@ from kairosbuild.proof.built import TOOLS, Built, Step
 
 BUILD_TYPE = "urn:kairosbuild:build:v1"
 BUILDER = "urn:kairosbuild:builder:local"
+_TEXT = {"name", "digest"}  # what is known of a recipe, and of nothing else
 
 
 def provenance(built: Built, target: str) -> dict[str, Any]:
@@ -39,6 +40,25 @@ def provenance(built: Built, target: str) -> dict[str, Any]:
         },
         "runDetails": {"builder": {"id": BUILDER, "version": {"kairosbuild": __version__}}},
     }
+
+
+def same_build(one: Any, other: Any) -> bool:
+    """Whether two such predicates tell of one build, whatever words its recipe and its lock were written in.
+
+    What variables do to a build stands in its keys.
+    """
+    try:
+        return _without_words(one) == _without_words(other)
+    except (KeyError, TypeError, AttributeError):  # a stranger's
+        return False
+
+
+def _without_words(predicate: Mapping[str, Any]) -> dict[str, Any]:
+    definition = predicate["buildDefinition"]
+    rows = [row for row in definition["resolvedDependencies"] if set(row) != _TEXT]
+    asked = {**definition["externalParameters"], "variables": {}}
+    told = {**definition, "resolvedDependencies": rows, "externalParameters": asked}
+    return {**predicate, "buildDefinition": told}
 
 
 def test_result(step: Step, verdict: Mapping[str, Any], subjects: Mapping[str, str]) -> dict[str, Any]:

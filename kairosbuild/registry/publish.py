@@ -88,9 +88,17 @@ def publish(
     named = _names(made, items, tags)
     with target.writing():
         wanted = {tag: p.manifest for tag, p in named.items()}
-        wanted |= _indexes(made, items, tags, wanted)
+        if len(made) > 1:
+            wanted |= _indexes(made, items, tags, wanted)
         there = {tag: target.head_manifest(tag) for tag in wanted}
         stale = [tag for tag, manifest in wanted.items() if there[tag] != manifest.blob.digest]
+        if (
+            stale and len(made) == 1
+        ):  # an earlier publication of several left a list, which must not stay behind
+            lists = _indexes(made, items, tags, wanted)
+            there |= {tag: found for tag in lists if (found := target.head_manifest(tag))}
+            wanted |= lists
+            stale += [tag for tag in lists if tag in there]
         _refuse_to_move([tag for tag in stale if there[tag]], fixed)
         fresh = [p for p in made if any(named.get(tag) is p for tag in stale)]
         sent = _send(target, fresh, cas=cas, events=events, origin=origin, jobs=jobs, dry=dry)
@@ -203,9 +211,7 @@ def _list_chunks(target: Target, fresh: Sequence[Package], lister: Lister) -> No
 def _indexes(
     made: Sequence[Package], items: Sequence[Item], tags: Sequence[str], taken: Mapping[str, Manifest]
 ) -> dict[str, Manifest]:
-    """What belongs together in one list, so that one name leads to all of it; nothing for a single node."""
-    if len(made) < 2:
-        return {}
+    """What belongs together in one list, so that one name leads to all of it."""
     rows = [
         {**p.manifest.descriptor(), **_kind_of(p.manifest), "annotations": {NODE: item.name}}
         for p, item in zip(made, items, strict=True)

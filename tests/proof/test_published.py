@@ -85,6 +85,28 @@ def test_publishing_again_attaches_nothing(workspace: Workspace, place: str) -> 
     assert {tag: target.head_manifest(tag) for tag in target.tags()} == before
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_recipe_in_other_words_says_nothing_new(workspace: Workspace, place: str, signed: bool) -> None:
+    """An edit that changes no digest adds no provenance and no lock; one that changes a node's key adds one."""
+    key = workspace.folder.parent / "key.pem"
+    key.write_bytes(pem(new_key("ecdsa")))
+    words = ["--sign", str(key)] if signed else []
+    (row,) = push(workspace, place, *words)
+    target, _ = Registries().open(place)
+    before = referrers.listed(target, row["digest"])
+    tags = {tag: target.head_manifest(tag) for tag in target.tags()}
+    recipe = workspace.folder / "image.yaml"
+    recipe.write_text("# other words\n" + recipe.read_text().replace("hello", "goodbye"))
+    lock = workspace.folder / "image.lock"
+    lock.write_text(json.dumps(json.loads(lock.read_text()), indent=1) + "\n")
+    (again,) = push(workspace, place, *words)
+    assert again["digest"] == row["digest"] and again["skipped"]
+    assert referrers.listed(target, row["digest"]) == before
+    assert {tag: target.head_manifest(tag) for tag in target.tags()} == tags
+    assert push(workspace, place, *words)[0]["skipped"]
+    assert {tag: target.head_manifest(tag) for tag in target.tags()} == tags
+
+
 def test_what_was_declared_is_attached(workspace: Workspace, place: str) -> None:
     recipe = workspace.folder / "image.yaml"
     recipe.write_text(recipe.read_text().replace("[os]}", "[os], sbom: [cyclonedx], provenance: false}"))

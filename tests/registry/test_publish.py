@@ -21,7 +21,7 @@ from kairosbuild.core.errors import HostError, InputError
 from kairosbuild.core.events import Event, Events
 from kairosbuild.registry.documents import Item, Sent
 from kairosbuild.registry.fetch import download
-from kairosbuild.registry.manifests import resolve
+from kairosbuild.registry.manifests import read_index, resolve
 from kairosbuild.registry.publish import Published, publish
 from kairosbuild.registry.pull import pull
 from kairosbuild.registry.referrers import listed
@@ -147,6 +147,19 @@ def test_another_tag_for_the_same_sends_a_tag(build: Build, faults: FaultServer)
     assert [s.path.rpartition("/")[2] for s in faults.seen if s.method == "PUT"] == ["2.0"]
     assert not image.skipped
     assert image.uploaded == 0
+
+
+def test_a_list_of_what_is_published_no_more_does_not_stay(build: Build, faults: FaultServer) -> None:
+    """TAG-index of an earlier publication names the new image, once there is nothing else to name."""
+    target = opened(faults.host)
+    build.publish(target, build.image("os", b"one"), build.disk("disk", b"d"))
+    before = target.head_manifest("latest-index")
+    (image,) = build.publish(target, build.image("os", b"two"))
+    index = read_index(target.get_manifest("latest-index"), faults.host)
+    assert target.head_manifest("latest-index") != before
+    assert [one.blob.digest for one in index] == [image.digest]
+    build.publish(target, build.image("os", b"three"), tags=("alone",))
+    assert target.head_manifest("alone-index") is None
 
 
 def test_blobs_of_a_known_repository_are_mounted(build: Build, faults: FaultServer) -> None:
