@@ -87,17 +87,36 @@ def _of_outcome(parts: Parts, outcome: Any, name: str) -> Side:
 
 
 def _of_reference(parts: Parts, name: str) -> Side:
-    """An image; or an artifact, with the image that it is about."""
+    """An image with the artifacts published beside it; or an artifact, with the image that it is about."""
     from kairosbuild.registry.manifests import read_image, resolve, subject_of
 
     target, version = parts.registries.open(name)
     image = resolve(target, version, "linux/amd64")
     if not image.artifact_type:
-        return _of_image(parts, target, image, name)
+        base = _of_image(parts, target, image, name)
+        return Side(name, base.view, base.layers, *_beside(parts, target, image, version))
     subject = subject_of(image.manifest)
     below = read_image(target.get_manifest(subject), target.name) if subject else None
     base = _of_image(parts, target, below, name) if below else Side(name)
     return Side(name, base.view, base.layers, *_artifact(parts, target, image))
+
+
+def _beside(
+    parts: Parts, target: Target, image: Image, version: str
+) -> tuple[dict[str, tuple[str, int]], str | None]:
+    """What `_artifact` says of those that `TAG-…` names and that are about the image."""
+    from kairosbuild.registry.manifests import is_index, read_image, subject_of
+
+    files: dict[str, tuple[str, int]] = {}
+    said: str | None = None
+    for tag in target.tags() if version and ":" not in version else ():
+        manifest = target.get_manifest(tag) if tag.startswith(f"{version}-") else None
+        if manifest is None or is_index(manifest) or subject_of(manifest) != image.digest:
+            continue
+        found, cmdline = _artifact(parts, target, read_image(manifest, target.name))
+        files |= found
+        said = cmdline or said
+    return files, said
 
 
 def _artifact(parts: Parts, target: Target, image: Image) -> tuple[dict[str, tuple[str, int]], str | None]:

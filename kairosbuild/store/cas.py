@@ -104,7 +104,8 @@ class Cas:
     def put_file(self, path: Path, *, known: Blob | None = None) -> Blob:
         """Store a file by moving it; nothing is left at `path`.
 
-        `known` is what the caller has just found it to be, while writing it: it is not hashed again. It is copied instead where moving cannot be safe: from another file system, when it has
+        `known` is what the caller has just found it to be, while writing it: it is not hashed again. It is
+        copied instead where moving cannot be safe: from another file system, when it has
         another name (a hard link) or another owner who could still change it.
         """
         name = os.fspath(path)

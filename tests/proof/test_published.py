@@ -205,3 +205,15 @@ def test_no_secret_is_told(workspace: Workspace, place: str, token: str, store: 
         assert secret.encode() not in written, name
     digest = target.get_manifest("latest").blob.digest
     assert signing.verify(target, digest, keys.verifier(token))
+
+
+def test_a_publication_differs_in_nothing_from_its_own_recipe(workspace: Workspace) -> None:
+    """An image and what is published beside it, asked for by the image's tag."""
+    recipe = (workspace.folder / "image.yaml").read_text()
+    more = "  conf: {kind: confext, layers: [site], image: os}\npublish: {targets: [os, conf]}"
+    (workspace.folder / "image.yaml").write_text(recipe.replace("publish: {targets: [os]}", more))
+    push(workspace, "oci:out:v1")
+    assert workspace.kbuild("diff", "oci:out:v1", "image.yaml")[0] == "nothing differs\n"
+    workspace.edit("two")
+    found = json.loads(workspace.kbuild("diff", "oci:out:v1", "image.yaml", "--json", code=1)[0])
+    assert "extension.raw" in found["artifacts"]["changed"][0]["name"], found["artifacts"]
