@@ -207,8 +207,8 @@ def online(vm: Vm) -> None:
     vm.ok(NETWORK)
 
 
-FILES = "for d in etc var home root opt srv var/lib/containers; do echo $d > /$d/mine; done; head -c 3000000 /dev/urandom > /var/lib/containers/data"
-SUMS = "sha256sum /etc/mine /var/mine /home/mine /root/mine /opt/mine /srv/mine /var/lib/containers/mine /var/lib/containers/data"
+FILES = "for d in etc var home root opt srv var/lib/containers; do echo $d > /$d/mine; done; head -c 3000000 /dev/urandom > /var/lib/containers/data; sync"
+SUMS = "sha256sum /etc/mine /var/mine /home/mine /root/mine /opt/mine /srv/mine /var/lib/containers/mine /var/lib/containers/data; sync"
 
 
 def status(vm: Vm, *more: str) -> dict:
