@@ -24,12 +24,12 @@ MAIN = "from kairosbuild.cli.main import run; run()"
 RECIPE = """\
 version: 1
 name: machine
-vars: {v: "1", healthy: "yes", more: "", at: "", config: ""}
+vars: {v: "1", healthy: "yes", patience: "400", more: "", at: "", config: ""}
 nodes:
   base:    {kind: base, debian: {suite: trixie}}
   system:  {kind: packages, on: base, install: [systemd, systemd-sysv, udev, dbus, iproute2]}
   kernel:  {kind: kernel, on: base, package: linux-image-cloud-amd64}
-  agent:   {kind: agent, health: {commands: ["grep -q yes /usr/lib/healthy"], timeout: 60}}
+  agent:   {kind: agent, health: {commands: ["grep -q yes /usr/lib/healthy"], timeout: "${patience}"}}
   shell:   {kind: overlay, source: shell}
   version:
     kind: overlay

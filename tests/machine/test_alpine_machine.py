@@ -11,12 +11,12 @@ from distros.serving import Served, layout
 from fleet import CONFIG, ROOT, Fleet, kept, online
 from vm import Vm, running
 
-pytestmark = pytest.mark.slow
 IMAGE = "docker.io/library/alpine:${release}"
 ALL = os.environ.get("KBUILD_MACHINES") == "all"
+pytestmark = [pytest.mark.slow, *([pytest.mark.timeout(0)] if ALL else [])]
 SHELL = "#!/bin/sh\n(while :; do /bin/sh -i < /dev/ttyS1 > /dev/ttyS1 2>&1; sleep 1; done) &\n"
 MORE = """\
-  agent:   {kind: agent, health: {commands: ["grep -q yes /usr/lib/healthy"], timeout: 120}}
+  agent:   {kind: agent, health: {commands: ["grep -q yes /usr/lib/healthy"], timeout: 400}}
   version: {kind: overlay, files: {usr/lib/version: {content: "${v}"}, usr/lib/healthy: {content: "yes"}}}
   machine: {kind: image, layers: [base, system, kernel, site, agent, version]}
   boot:    {kind: boot, image: machine, persistent: [etc, var, root, home], cmdline: ["console=ttyS0,115200", no_timer_check]}

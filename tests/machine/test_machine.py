@@ -8,9 +8,9 @@ import pytest
 from fleet import FILES, SUMS, Fleet, kept, online, status
 from vm import Vm, running
 
-pytestmark = pytest.mark.slow
 
 ALL = os.environ.get("KBUILD_MACHINES") == "all"
+pytestmark = [pytest.mark.slow, *([pytest.mark.timeout(0)] if ALL else [])]
 
 
 WATCHED = (
@@ -54,7 +54,7 @@ def test_upgrade_and_rollback_keep_what_is_persistent(fleet: Fleet, tmp_path: Pa
 BAD = {
     "missing layer": ({}, "is not on /dev/", "rm"),
     "damaged layer": ({}, "is damaged or gone", "dd if=/dev/zero bs=4096 count=1 conv=notrunc of="),
-    "unhealthy": ({"healthy": "no"}, "'grep -q yes /usr/lib/healthy' fails", ""),
+    "unhealthy": ({"healthy": "no", "patience": "100"}, "'grep -q yes /usr/lib/healthy' fails", ""),
     "panic": ({"more": "sleep 3; echo c > /proc/sysrq-trigger"}, "it (started|never)", ""),
     "hang": ({"more": "kill -ABRT 1; sleep 1000"}, "it started, but went down or hung", ""),
 }

@@ -15,9 +15,8 @@ from cut_disk import CutDisk
 from fleet import SUMS, Fleet, online, status
 from vm import HOST, Vm, running
 
-pytestmark = pytest.mark.slow
-
 CUTS = int(os.environ.get("KBUILD_POWER_CUTS", "1"))
+pytestmark = [pytest.mark.slow, *([pytest.mark.timeout(0)] if CUTS > 1 else [])]
 STARTED = 5
 """Every so many machines are started after the cut."""
 ENTERED, HEALTHY, INSTALLED = "is entered as os-2", "kbuild-node: healthy", "kbuild-node: installed"
