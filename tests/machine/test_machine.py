@@ -8,7 +8,6 @@ import pytest
 from fleet import FILES, SUMS, Fleet, kept, online, status
 from vm import Vm, running
 
-
 ALL = os.environ.get("KBUILD_MACHINES") == "all"
 pytestmark = [pytest.mark.slow, *([pytest.mark.timeout(0)] if ALL else [])]
 
