@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pysequoia
 import zstandard
@@ -136,7 +137,7 @@ class Server:
         return f"http://127.0.0.1:{self._server.server_address[1]}/debian"
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = request.path.removeprefix("/debian/")
+        path = unquote(request.path.removeprefix("/debian/"))
         self.asked.append(path)
         faults = self.faults.get(path, [])
         fault = faults.pop(0) if len(faults) > 1 else (faults[0] if faults else "")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 PROGRAM = Path("/usr/lib/apt/apt-helper")
 _BATCH = 200  # files for one process, far below the longest argument list
@@ -74,7 +75,10 @@ def run(
                 job.address: STALLED for job in batch if job.size is None or _size(job) != job.size
             }
         else:
-            complaints |= {address: why.strip() for address, why in _FAILED.findall(text)}
+            said = {unquote(address): why.strip() for address, why in _FAILED.findall(text)}
+            complaints |= {
+                job.address: said[plain] for job in batch if (plain := unquote(job.address)) in said
+            }
         there += sum(map(_size, batch))
         for job in batch:
             with suppress(FileNotFoundError):

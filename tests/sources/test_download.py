@@ -111,6 +111,10 @@ def test_a_timeout_that_is_none(said: str) -> None:
     assert error.value.reason == "fetch-timeout"
 
 
+def test_a_gone_file_is_told_whatever_is_in_its_name(either: Downloader) -> None:
+    assert reason_of(either, Wanted("debian:pool/b_1+deb13~u1.deb", BLOB.digest, BLOB.size)) == "file-gone"
+
+
 def test_a_gone_file_says_what_to_do(loader: Downloader) -> None:
     with pytest.raises(HostError, match="kbuild lock RECIPE --update NODE"):
         loader.get([PINNED])
