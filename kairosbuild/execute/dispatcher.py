@@ -22,7 +22,7 @@ from typing import Any
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import HostError, KbuildError, NodeError, raise_problems
 from kairosbuild.execute import keying
-from kairosbuild.execute.nodes import Node, Report, Result, Work
+from kairosbuild.execute.nodes import Node, Report, Result, Work, platform_of
 from kairosbuild.execute.schedule import Needs, Schedule
 from kairosbuild.execute.snapshot import Hasher
 from kairosbuild.execute.task import EVICTED, Bench, BuildTask, log_of, source_changed
@@ -309,6 +309,7 @@ class _Job:
             inputs=self._inputs,
             snapshots=self._node.snapshots or {},
             tools=self._tools,
+            platform=platform_of(self._node.declaration, self._bench.platform),
             timeout=self._node.declaration.hints.get("timeout"),
         )
         try:

@@ -19,7 +19,7 @@ def document(work: Work, node: Node) -> dict[str, Any]:
     return preimage(
         node.kind,
         node.declaration,
-        platform=platform_of(node.name, work.platform),
+        platform=platform_of(node.declaration, work.platform),
         epoch=work.epoch,
         inputs=inputs(work, node),
         sources={role: one.files for role, one in node.snapshots.items()},

@@ -147,7 +147,7 @@ class LockPhase:
             "kind": kind.name,
             "version": kind.version,
             "spec": declared.spec,
-            "platform": platform_of(node.name, self.means.platform),
+            "platform": platform_of(declared, self.means.platform),
             "epoch": self.means.epoch,
             "upstream": {
                 role: [self._stamp(self.find(name)) for name in names]
@@ -199,7 +199,7 @@ class NodeLocker:
 
     def __init__(self, phase: LockPhase, node: Node) -> None:
         self.name, self.epoch = node.name, phase.means.epoch
-        self.platform = platform_of(node.name, phase.means.platform)
+        self.platform = platform_of(node.declaration, phase.means.platform)
         self._phase, self._node, self._means = phase, node, phase.means
         self._scratch: Path | None = None
 

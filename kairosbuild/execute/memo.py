@@ -25,7 +25,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-SCHEMA = 2
+SCHEMA = 3
 Identity = Sequence[int]
 
 

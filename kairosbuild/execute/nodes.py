@@ -23,9 +23,9 @@ TOOLS = "tools:"
 """Prefix of the names of the nodes that are tools trees; no recipe can write such a name."""
 
 
-def platform_of(name: str, platform: str) -> str:
-    """What a node is for: the recipe's platform; a tools tree runs on this machine."""
-    return HOST if name.startswith(TOOLS) else platform
+def platform_of(declared: Declaration, platform: str) -> str:
+    """What a node is for: what its cell says, or the recipe's platform; a tools tree runs on this machine."""
+    return HOST if declared.name.startswith(TOOLS) else declared.platform or platform
 
 
 @dataclass(frozen=True, slots=True)

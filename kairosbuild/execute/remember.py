@@ -124,7 +124,7 @@ def _line(node: Node) -> list[Any]:
     d, locked, result = node.declaration, node.locked, node.result
     origin = [d.origin.file, d.origin.line, d.origin.column] if d.origin else None
     return [
-        [d.name, d.kind, d.spec, d.refs, d.sources, d.hints, origin],
+        [d.name, d.kind, d.spec, d.refs, d.sources, d.hints, origin, d.platform],
         node.tools,
         [locked.data, [[m.uri, m.digest, m.size] for m in locked.materials]],
         None if node.snapshots is None else {role: _shot_line(one) for role, one in node.snapshots.items()},
@@ -158,9 +158,10 @@ def node_of(line: Any, kinds: Mapping[str, Kind]) -> Node:
 
 def declaration_of(line: Any) -> Declaration:
     """The declaration in a node's line."""
-    name, kind, spec, refs, sources, hints, origin = line
+    name, kind, spec, refs, sources, hints, origin, platform = line
     refs = {role: tuple(names) for role, names in refs.items()}
-    return Declaration(name, kind, spec, refs, sources, hints, Origin(*origin) if origin else None)
+    place = Origin(*origin) if origin else None
+    return Declaration(name, kind, spec, refs, sources, hints, place, platform=platform)
 
 
 def result_of(line: Any, seconds: float | None) -> Result | None:

@@ -15,7 +15,6 @@ from kairosbuild.core.errors import HostError, KbuildError, NodeError
 from kairosbuild.core.events import Events
 from kairosbuild.execute.derive import derive
 from kairosbuild.execute.executor import Executor
-from kairosbuild.execute.nodes import platform_of
 from kairosbuild.execute.results import Results
 from kairosbuild.execute.snapshot import Snapshot
 from kairosbuild.graph.action import Action, ActionResult
@@ -77,10 +76,11 @@ class BuildTask:
         inputs: Mapping[str, tuple[Input, ...]],
         snapshots: Mapping[str, Snapshot],
         tools: Mapping[str, Blob],
+        platform: str,
         timeout: float | None = None,
     ) -> None:
         self.name, self.spec, self.locked, self.inputs = name, spec, locked, inputs
-        self.platform, self.epoch = platform_of(name, bench.platform), bench.epoch
+        self.platform, self.epoch = platform, bench.epoch
         self.sources: Mapping[str, tuple[SourceFile, ...]] = {role: s.files for role, s in snapshots.items()}
         self.log: list[bytes] = []
         self._bench = bench

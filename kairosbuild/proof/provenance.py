@@ -30,7 +30,7 @@ def provenance(built: Built, target: str) -> dict[str, Any]:
                 "recipe": built.recipe,
                 "target": target,
                 "variables": dict(built.variables),
-                "platform": built.platform,
+                "platform": built.steps[target].preimage.get("platform", built.platform),
             },
             "internalParameters": {
                 "epoch": built.epoch,

@@ -16,7 +16,7 @@ from kairosbuild.recipe.checks import Node
 from kairosbuild.recipe.declaration import Declaration, PublishedCell
 from kairosbuild.recipe.instances import info_of
 from kairosbuild.recipe.located import Located, Text
-from kairosbuild.recipe.matrix import Cell, Matrix, restricted, suffixed
+from kairosbuild.recipe.matrix import Cell, Matrix, platform_of, restricted, suffixed
 from kairosbuild.recipe.typed import Typed
 
 CellKey = tuple[tuple[str, str], ...]
@@ -85,7 +85,9 @@ class Expansion:
         if len(self._there) < len(self._raws) or self._matrix.axes:
             refs, spec = self._resolved(raw, typed, cell)
         given = dict(self._given.get(raw.name, ()))
-        made = Declaration(name, raw.kind, spec, refs, typed.sources, typed.hints, raw.key.origin, given)
+        made = Declaration(
+            name, raw.kind, spec, refs, typed.sources, typed.hints, raw.key.origin, given, platform_of(cell)
+        )
         return Node(made, typed, kind, raw.key)
 
     def _resolved(self, raw: Raw, typed: Typed, cell: Cell) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -28,6 +28,8 @@ class Declaration:
     origin: Origin | None = field(default=None, compare=False)
     given: Mapping[str, str] = field(default_factory=dict, compare=False)
     """What `--set` changed that this node, or one that it names, depends on."""
+    platform: str = ""
+    """What it runs on, as the cell of a matrix says; "" for the recipe's own platform."""
 
 
 class PublishedCell(NamedTuple):
@@ -71,7 +73,7 @@ class Recipe:
     nodes: tuple[Declaration, ...]
     publish: Publish
     epoch: int  # seconds since 1970 that every timestamp is clamped to
-    platform: str  # "linux/amd64"
+    platform: str  # "linux/amd64", for nodes that do not say
     files: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     """Included files: absolute path, and sha256 of what was read."""
     given: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -26,8 +26,7 @@ from kairosbuild.recipe.typed import Reader, Typed
 from kairosbuild.recipe.workspace import Workspace
 
 EPOCH = 1735689600  # 2025-01-01T00:00:00Z
-PLATFORMS = ("linux/amd64", "linux/arm64")
-ARCHITECTURES = tuple(platform.partition("/")[2] for platform in PLATFORMS)
+PLATFORMS = tuple(f"linux/{name}" for name in matrix.ARCHITECTURES)
 NODE_NAME = r"[a-z0-9][a-z0-9_.-]{0,127}"
 RECIPE_NAME = r"[a-z0-9][a-z0-9_.-]{0,127}"
 TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
@@ -230,6 +229,9 @@ class Loading:
         if "nodes" not in root.fields:
             self._note("the recipe: the field 'nodes' is missing", "missing-field", root, "name → node")
         top = self.reader.fields(RecipeSpec, root, "the recipe", also=ALSO_TOP)
+        if "platform" in root.fields and matrix.ARCH in self.matrix.names:
+            hint = "leave one of them out"
+            self._note("platform: the axis arch says it", "platform-axis", root.keys["platform"], hint)
         if top.spec.get("name") is None and "name" not in root.fields:
             top.spec["name"] = self._stem()
         return top
@@ -274,6 +276,7 @@ class Loading:
         when = self._when(raw.name, node.fields.get("when"))
         if self.matrix.axes:
             raw.axes = frozenset(self.dependence.of(node) | self.dependence.of_variables(when))
+            raw.axes |= self.matrix.names & {matrix.ARCH}
         raw.given = {**self.given_to_all, **self._given_to([node], when)}
         for cell in self.matrix.projected(raw.axes) if raw.axes else ({},):
             reader = self._reader_of(cell)
@@ -290,7 +293,10 @@ class Loading:
     def _when(self, name: str, node: Located | None) -> dict[str, tuple[str, ...]]:
         if node is None:
             return {}
-        known = {matrix.ARCH: ARCHITECTURES, **{each: () for each in matrix.DESCRIBED if each in self.known}}
+        known = {
+            matrix.ARCH: matrix.ARCHITECTURES,
+            **{each: () for each in matrix.DESCRIBED if each in self.known},
+        }
         known |= {axis.name: tuple(axis.values) for axis in self.matrix.axes}
         return matrix.conditions(f"{name}: when", node, known, self.problems)
 
@@ -298,7 +304,7 @@ class Loading:
         return all(self._fact(reader, name) in values for name, values in when.items())
 
     def _fact(self, reader: Reader, name: str) -> str:
-        if name == matrix.ARCH:
+        if name == matrix.ARCH and name not in self.matrix.names:
             return self.arch
         try:
             return reader.variables.value(name, self.known[name])

@@ -10,7 +10,8 @@
 An axis is a variable that has several values, used as any other: `${release}`. A value may bring more
 variables along (`package`). A node depends on an axis when it uses such a variable, when its `when` asks
 for it, or when a node it names does; it exists once for each combination of the axes it depends on, as
-`NODE@VALUE,VALUE`, and a node that depends on none exists once, under its own name.
+`NODE@VALUE,VALUE`, and a node that depends on none exists once, under its own name. The axis `arch` is the platform's,
+on which every node depends.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ EXCLUDE = "exclude"
 VALUE = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 MOST_CELLS = 1000
 ARCH = "arch"
+"""The axis that says what a cell runs on, in place of the recipe's `platform`; and what a condition asks for."""
+ARCHITECTURES = ("amd64", "arm64")
 DESCRIBED = ("distribution", "release")
 """Variables that a condition may ask for, beside the architecture and the axes."""
 
@@ -104,6 +107,11 @@ class Matrix:
         return [dict(zip(kept, row, strict=True)) for row in rows]
 
 
+def platform_of(cell: Cell) -> str:
+    """What a node in this cell is for; "" where that is the recipe's own platform."""
+    return f"linux/{cell[ARCH]}" if ARCH in cell else ""
+
+
 def suffixed(name: str, cell: Cell) -> str:
     """The name of a node in a cell of the axes that it depends on."""
     return f"{name}@{','.join(cell.values())}" if cell else name
@@ -146,14 +154,17 @@ def read(node: Located | None, given: Mapping[str, str], problems: list[KbuildEr
 
 def _axis(key: Text, node: Located, problems: list[KbuildError]) -> Axis:
     name, before = key.value, len(problems)
-    if not re.fullmatch(NAME, name) or name == ARCH:
-        hint = "it is the platform's" if name == ARCH else "letters, digits, - and _, not a digit first"
+    if not re.fullmatch(NAME, name):
+        hint = "letters, digits, - and _, not a digit first"
         problems.append(_error(f"{name!r} cannot name an axis", "bad-name", key, hint))
     found: dict[str, Mapping[str, Text]] = {}
     for at, value, more in _values(name, node, problems):
         if not re.fullmatch(VALUE, value):
             hint = "it becomes part of names and tags: letters, digits, then also _ . -"
             problems.append(_error(f"matrix.{name}: {value!r} cannot be a value", "bad-value", at, hint))
+        elif name == ARCH and value not in ARCHITECTURES:
+            hint = nearest(value, ARCHITECTURES)
+            problems.append(_error(f"matrix.arch: {value!r} is no architecture", "bad-value", at, hint))
         elif value in found:
             problems.append(_error(f"matrix.{name}: {value!r} stands twice", "duplicate-value", at))
         else:

@@ -15,6 +15,7 @@ from kairosbuild.execute.foreign import HOST, refused, runs
 from kairosbuild.execute.nodes import platform_of
 from kairosbuild.execute.sandbox import LocalExecutor
 from kairosbuild.graph.action import Action
+from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.store.store import Store
 
 OTHER = "linux/arm64" if HOST == "linux/amd64" else "linux/amd64"
@@ -67,5 +68,7 @@ def test_another_step_is_told_apart_by_its_end(
 
 
 def test_tools_run_on_this_machine_whatever_is_built() -> None:
-    assert platform_of("tools:apt", OTHER) == HOST and platform_of("system", OTHER) == OTHER
+    assert platform_of(Declaration("tools:apt", "tools", {}), OTHER) == HOST
+    assert platform_of(Declaration("system", "packages", {}), OTHER) == OTHER
+    assert platform_of(Declaration("system", "packages", {}, platform=HOST), OTHER) == HOST
     assert refused("x", OTHER).exit_code == 3

@@ -66,6 +66,25 @@ def test_publishing_of_cells(read: Any) -> None:
     assert publish.gates(["os@bookworm,cloud"]) == ("tools@bookworm", "kernel@bookworm,cloud")
 
 
+def test_the_axis_arch_is_the_platform_of_every_node(read: Any) -> None:
+    text = (
+        "version: 1\nMATRIX\nnodes:\n  site: {kind: layer}\n  base: {kind: base, image: 'x:${arch}'}\n"
+        "  arm: {kind: layer, when: {arch: arm64}}\n  os: {kind: image, layers: [base, site, arm]}\n"
+    )
+    nodes = by_name(read(text.replace("MATRIX", "matrix: {arch: [amd64, arm64]}")))
+    assert list(nodes) == [
+        "site@amd64", "site@arm64", "base@amd64", "base@arm64", "arm@arm64", "os@amd64", "os@arm64",
+    ]  # fmt: skip
+    assert {name: node.platform.rpartition("/")[2] for name, node in nodes.items()} == {
+        name: name.partition("@")[2] for name in nodes
+    }
+    for arch in ("amd64", "arm64"):
+        plain = by_name(read(text.replace("MATRIX", f"platform: linux/{arch}\nvars: {{arch: {arch}}}")))
+        for name, node in plain.items():
+            cell = nodes[f"{name}@{arch}"]
+            assert (cell.spec, cell.kind) == (node.spec, node.kind) and not node.platform
+
+
 def test_set_keeps_one_value_of_an_axis_and_no_name_changes(read: Any) -> None:
     whole = by_name(read(RELEASES))
     part = by_name(read(RELEASES, release="trixie"))
@@ -153,7 +172,8 @@ BAD = [
     ("matrix: {a: ['${release}']}", [("bad-value", 3, 14)]),
     ("matrix: {a: ['x,y']}", [("bad-value", 3, 14)]),
     ("matrix: {a: [[x]]}", [("wrong-type", 3, 14)]),
-    ("matrix: {arch: [amd64], a: [x]}", [("bad-name", 3, 10)]),
+    ("matrix: {arch: [x86], a: [x]}", [("bad-value", 3, 17)]),
+    ("matrix: {arch: [amd64], a: [x]}\nplatform: linux/arm64", [("platform-axis", 4, 1)]),
     ("matrix: {1a: [x], a: [x]}", [("bad-name", 3, 10)]),
     ("matrix: {a: {x: y}}", [("wrong-type", 3, 17)]),
     ("matrix: {a: {x: {v: [1]}}}", [("wrong-type", 3, 21)]),
