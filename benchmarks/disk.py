@@ -70,7 +70,7 @@ def mirror() -> str:
     """This machine's mirror of Debian."""
     from kairosbuild.sources import mirrors
 
-    return mirrors.find(environ=os.environ).locate("debian:").rstrip("/")
+    return mirrors.find(environ=os.environ).located("debian:")[0].rstrip("/")
 
 
 def peer() -> Mkosi:

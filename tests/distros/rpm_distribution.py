@@ -206,6 +206,7 @@ class _Making:
             rpm.scripts = _SCRIPTS.get(rpm.name, {})
             rpm.requires += {
                 "util-linux": ("mount", "login"),
+                "util-linux-systemd": ("util-linux",),
                 "systemd-udev": ("kmod",),
                 "udev": ("kmod",),
             }.get(rpm.name, ())
