@@ -110,7 +110,7 @@ def test_a_unified_image_is_what_ukify_inspects(folder: Path) -> None:
 
 def test_an_iso_starts_both_ways_by_its_own_word(folder: Path) -> None:
     report = (folder / "iso").read_text()
-    platforms = [line.split()[5] for line in report.splitlines() if line.startswith("El Torito boot img")]
+    platforms = [line.split()[6] for line in report.splitlines() if line.startswith("El Torito boot img")]
     assert platforms == ["BIOS", "UEFI"]
     assert "System area summary: MBR" in report and "GPT" in report
     assert "El Torito img path :   1  /boot/grub/core.img" in report
