@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from kairosbuild.cli.wiring import Parts
     from kairosbuild.execute.engine import Outcome
 
-_MAIN = ("disk", "image", "file", "layer", "verdict")  # which of a node's outputs is meant
+_MAIN = ("disk", "iso", "image", "file", "layer", "uki", "initrd", "verdict")
+"""Which of a node's outputs is meant; another one when it has none of these, always the same."""
 _ZEROS = bytes(CHUNK)
 
 
@@ -25,13 +27,19 @@ def copy_out(parts: Parts, outcome: Outcome, node: str, file: str) -> None:
     if not outcome.has(name):
         raise InputError(f"--output {node}={file}: nothing was built under that name", reason="unknown-node")
     outputs = outcome.outputs(name)
-    wanted = wanted or next((each for each in _MAIN if each in outputs), next(iter(outputs), ""))
+    wanted = wanted or main_output(outputs)
     if wanted not in outputs:
         raise InputError(
             f"{name} has no output {wanted!r}", reason="unknown-output", hint=nearest(wanted, outputs)
         )
     parts.bring([outputs[wanted]])
     copy_sparse(parts.store.cas.path(outputs[wanted].digest), Path(file))
+
+
+def main_output(outputs: Iterable[str]) -> str:
+    """The output that is meant by a node's name. The order says nothing: built and remembered they differ in it."""
+    there = sorted(outputs)
+    return next((each for each in (*_MAIN, *there) if each in there), "")
 
 
 def _named(outcome: Outcome, node: str) -> tuple[str, str]:
