@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -86,6 +89,7 @@ class Fleet:
 
     folder: Path
     registry: str
+    common: Path  # of all workers of a test run
     _ready: Vm | None = field(default=None)
 
     image: ClassVar[str] = "os"
@@ -181,17 +185,40 @@ class Fleet:
         return self.blank(folder, "-drive", medium, "-device", "ide-cd,drive=cd,bootindex=2", uefi=uefi)
 
     def ready(self) -> Vm:
-        """A machine that a CD has installed, frozen: it is healthy, has files of its own, and the network is up."""
+        """A machine that a CD has installed, frozen: it is healthy, has files of its own, and the network is up.
+
+        The first worker that asks makes it for all.
+        """
         if self._ready is None:
-            vm = self.live(self.folder / "ready", CONFIG)
-            with running(vm, keep=True):
-                vm.wait("kbuild-node: installed to /dev/vda", 900)
-                kept(vm, "1", 2)
-                vm.ok(FILES)
-                online(vm)
-                vm.freeze()
+            with self._alone() as users:
+                vm = self.live(self.common / "ready", CONFIG)
+                if not vm.frozen:
+                    self._install(vm)
+                users.touch()
             self._ready = vm
         return self._ready
+
+    def close(self) -> None:
+        """The last worker that used it takes the frozen machine away: it is large."""
+        if self._ready is not None:
+            with self._alone() as users:
+                users.unlink()
+                if not list(users.parent.glob("ready.user*")):
+                    shutil.rmtree(self.common / "ready")
+
+    @contextmanager
+    def _alone(self) -> Iterator[Path]:
+        with (self.common / "ready.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield self.common / f"ready.user{os.getpid()}"
+
+    def _install(self, vm: Vm) -> None:
+        with running(vm, keep=True):
+            vm.wait("kbuild-node: installed to /dev/vda", 900)
+            kept(vm, "1", 2)
+            vm.ok(FILES)
+            online(vm)
+            vm.freeze()
 
 
 def kept(vm: Vm, version: str, starts: int) -> None:

@@ -97,6 +97,11 @@ class Vm:
         """Whether it has power."""
         return self._process is not None
 
+    @property
+    def frozen(self) -> bool:
+        """Whether there is something to go on from."""
+        return (self.folder / "frozen").exists()
+
     def freeze(self) -> None:
         """Stop the machine as it is, and keep its memory beside its disk: `thawed` goes on from here, often."""
         with _Monitor(self.folder / "monitor") as monitor:
@@ -107,6 +112,7 @@ class Vm:
                 assert state in ("setup", "active", "device"), state
                 time.sleep(0.1)
         self.off()
+        (self.folder / "frozen").touch()
 
     def thawed(self, folder: Path) -> Vm:
         """Another machine in the state in which this one was frozen, running."""
