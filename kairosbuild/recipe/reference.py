@@ -9,7 +9,7 @@ from typing import Any
 from kairosbuild.recipe.compose import INCLUDE, OVERRIDE, OVERRIDES
 from kairosbuild.recipe.fields import REQUIRED, FieldInfo, infos, written
 from kairosbuild.recipe.instances import to_json
-from kairosbuild.recipe.load import NodeHints, RecipeSpec
+from kairosbuild.recipe.language import NodeHints, RecipeSpec
 from kairosbuild.recipe.matrix import MATRIX, WHEN
 from kairosbuild.recipe.workspace import BuildFile, UserFile
 

@@ -15,7 +15,7 @@ from kairosbuild.recipe import scalars
 from kairosbuild.recipe.compose import INCLUDE, OVERRIDE, OVERRIDES
 from kairosbuild.recipe.fields import REQUIRED, FieldInfo, infos, written
 from kairosbuild.recipe.instances import to_json
-from kairosbuild.recipe.load import NODE_NAME, NodeHints, RecipeSpec
+from kairosbuild.recipe.language import NODE_NAME, NodeHints, RecipeSpec
 from kairosbuild.recipe.matrix import EXCLUDE, MATRIX, WHEN
 from kairosbuild.recipe.variables import NAME
 from kairosbuild.recipe.workspace import BuildFile, UserFile

@@ -14,7 +14,8 @@ from kairosbuild.core.errors import Origin
 from kairosbuild.recipe.cells import Raw, key_of
 from kairosbuild.recipe.fields import infos, written
 from kairosbuild.recipe.instances import REF_TYPES, SOURCE_TYPES, to_json
-from kairosbuild.recipe.load import Loading, NodeHints, RecipeSpec
+from kairosbuild.recipe.language import NodeHints, RecipeSpec
+from kairosbuild.recipe.load import Loading
 from kairosbuild.recipe.located import Located
 from kairosbuild.recipe.matrix import Cell, restricted, suffixed
 from kairosbuild.recipe.typed import Typed

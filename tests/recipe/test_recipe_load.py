@@ -6,7 +6,8 @@ from small_kinds import KINDS, ImageSpec, LayerSpec, Piece
 
 from kairosbuild.core import canonical
 from kairosbuild.recipe.instances import from_json, to_json, typed_spec
-from kairosbuild.recipe.load import EPOCH, load
+from kairosbuild.recipe.language import EPOCH
+from kairosbuild.recipe.load import load
 from kairosbuild.recipe.workspace import Cache, Workspace
 
 HEX = "0123456789abcdef" * 4
