@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +16,45 @@ from kairosbuild.proof.view import Layer, View
 
 if TYPE_CHECKING:
     from kairosbuild.cli.wiring import Parts
+    from kairosbuild.oci.chunks import Chunk
     from kairosbuild.registry.manifests import Image
-    from kairosbuild.registry.target import Target
+    from kairosbuild.registry.target import Descriptor, Target
 
+_USUAL = "linux/amd64"
+_SCRIPT = ".ipxe"  # what a boot server hands out: it has the command line
 _LATEST = (1 << 32) - 1  # no date is clamped: it is a stranger's layer that is looked at
 
 
-def side(parts: Parts, arguments: argparse.Namespace, name: str) -> Side:
-    """What a word of the command line means."""
+def platforms(parts: Parts, name: str) -> tuple[str, ...]:
+    """The platforms of a reference that has several, none for anything else."""
+    from kairosbuild.registry.manifests import platforms_of
+
+    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
+        return ()
+    target, version = parts.registries.open(name)
+    return platforms_of(target.get_manifest(version), target.name)
+
+
+def platform_of(parts: Parts, name: str) -> str:
+    """The platform of a side that has one, "" where that is not known."""
+    from kairosbuild.registry.manifests import resolve
+    from kairosbuild.registry.platforms import platform_of
+
+    if name.endswith((".yaml", ".yml")):
+        return parts.recipe().platform
+    with suppress(KbuildError):
+        target, version = parts.registries.open(name)
+        return "/".join(platform_of(target, resolve(target, version, _USUAL)).values())
+    return ""
+
+
+def side(parts: Parts, arguments: argparse.Namespace, name: str, platform: str = "") -> Side:
+    """What a word of the command line means, on this platform where it has several."""
     if name.endswith((".yaml", ".yml")):
         return _of_recipe(arguments, name)
     if Path(name).is_file():
         return _of_file(parts, Path(name))
-    return _of_reference(parts, name)
+    return _of_reference(parts, name, platform or _USUAL)
 
 
 # -- a recipe --------------------------------------------------------------------------------------
@@ -66,6 +94,7 @@ def _of_outcome(parts: Parts, outcome: Any, name: str) -> Side:
         )
     view = View(())
     layers: tuple[tuple[str, str, int], ...] = ()
+    pieces: dict[str, Mapping[str, int]] = {}
     for node in kinds["image"][:1]:
         parts.bring([outcome.outputs(node)["image"]])
         document = loads(parts.store.cas.read(outcome.outputs(node)["image"]))
@@ -73,63 +102,120 @@ def _of_outcome(parts: Parts, outcome: Any, name: str) -> Side:
         sent = read_image(package_of(parts, outcome, node).manifest, node).layers
         rows = zip(view.layers, sent, strict=True)
         layers = tuple((layer.node, one.blob.digest, one.blob.size) for layer, one in rows)
+        pieces = _pieces(parts, sent)
     files: dict[str, tuple[str, int]] = {}
     for node in kinds["artifact"]:
         parts.bring([outcome.outputs(node)["artifact"]])
         document = loads(parts.store.cas.read(outcome.outputs(node)["artifact"]))
         files |= {file["title"]: (file["digest"], file["size"]) for file in document["files"]}
     ukis = [outcome.outputs(node)["uki"] for node in kinds["uki"]]
-    parts.bring(ukis)
-    return Side(name, view, layers, files, cmdline(parts.store.cas.read(ukis[0])) if ukis else None)
+    scripts = [Blob(*blob) for title, blob in files.items() if title.endswith(_SCRIPT)]
+    parts.bring([*ukis, *scripts])
+    return Side(name, view, layers, files, _said(parts, ukis, scripts), {**pieces, **_listed(parts, files)})
 
 
 # -- a reference -----------------------------------------------------------------------------------
 
 
-def _of_reference(parts: Parts, name: str) -> Side:
+def _of_reference(parts: Parts, name: str, platform: str) -> Side:
     """An image with the artifacts published beside it; or an artifact, with the image that it is about."""
     from kairosbuild.registry.manifests import read_image, resolve, subject_of
 
     target, version = parts.registries.open(name)
-    image = resolve(target, version, "linux/amd64")
+    image = resolve(target, version, platform)
     if not image.artifact_type:
         base = _of_image(parts, target, image, name)
-        return Side(name, base.view, base.layers, *_beside(parts, target, image, version))
+        files, line, pieces = _beside(parts, target, image, version)
+        return Side(name, base.view, base.layers, files, line, {**base.pieces, **pieces})
     subject = subject_of(image.manifest)
     below = read_image(target.get_manifest(subject), target.name) if subject else None
     base = _of_image(parts, target, below, name) if below else Side(name)
-    return Side(name, base.view, base.layers, *_artifact(parts, target, image))
+    files, line, pieces = _artifact(parts, target, image)
+    return Side(name, base.view, base.layers, files, line, {**base.pieces, **pieces})
 
 
-def _beside(
-    parts: Parts, target: Target, image: Image, version: str
-) -> tuple[dict[str, tuple[str, int]], str | None]:
+_Artifact = tuple[dict[str, tuple[str, int]], str | None, dict[str, Mapping[str, int]]]
+"""Files by title, the command line when one of them has it, and the chunks that are listed."""
+
+
+def _beside(parts: Parts, target: Target, image: Image, version: str) -> _Artifact:
     """What `_artifact` says of those that `TAG-…` names and that are about the image."""
     from kairosbuild.registry.manifests import is_index, read_image, subject_of
 
     files: dict[str, tuple[str, int]] = {}
+    pieces: dict[str, Mapping[str, int]] = {}
     said: str | None = None
     for tag in target.tags() if version and ":" not in version else ():
         manifest = target.get_manifest(tag) if tag.startswith(f"{version}-") else None
         if manifest is None or is_index(manifest) or subject_of(manifest) != image.digest:
             continue
-        found, cmdline = _artifact(parts, target, read_image(manifest, target.name))
-        files |= found
-        said = cmdline or said
-    return files, said
+        found, line, parted = _artifact(parts, target, read_image(manifest, target.name))
+        files, pieces, said = {**files, **found}, {**pieces, **parted}, line or said
+    return files, said, pieces
 
 
-def _artifact(parts: Parts, target: Target, image: Image) -> tuple[dict[str, tuple[str, int]], str | None]:
-    """An artifact's files by title, and the command line when one of them is a UKI."""
+def _artifact(parts: Parts, target: Target, image: Image) -> _Artifact:
+    """What is known of an artifact without fetching it; of a UKI or a boot server's script, by fetching that."""
+    from kairosbuild.oci import chunks
+    from kairosbuild.registry.delta import lists_of
     from kairosbuild.registry.fetch import download
     from kairosbuild.registry.target import TITLE
 
     files = {
         one.annotations.get(TITLE, one.blob.digest): (one.blob.digest, one.blob.size) for one in image.layers
     }
-    ukis = [Blob(*blob) for title, blob in files.items() if title.endswith(".efi")]
-    download(target, ukis[:1], parts.store.cas, parts.events)
-    return files, cmdline(parts.store.cas.read(ukis[0])) if ukis else None
+    ukis, scripts = (
+        [Blob(*blob) for title, blob in files.items() if title.endswith(suffix)][:1]
+        for suffix in (".efi", _SCRIPT)
+    )
+    download(target, [*ukis, *scripts], parts.store.cas, parts.events)
+    sizes = dict(files.values())
+    pieces: dict[str, Mapping[str, int]] = {}
+    for digest, listing in lists_of(target, image.digest).items():
+        with suppress(ValueError, KeyError):
+            pieces[digest] = _by_name(chunks.loads(listing, sizes[digest]))
+    return files, _said(parts, ukis, scripts), pieces
+
+
+def _said(parts: Parts, ukis: Sequence[Blob], scripts: Sequence[Blob]) -> str | None:
+    """The command line of a UKI, or else of what a boot server hands out; None where there is neither."""
+    if ukis:
+        return cmdline(parts.store.cas.read(ukis[0]))
+    for script in scripts[:1]:
+        text = parts.store.cas.read(script).decode("utf-8", "replace")
+        words = next((line.split() for line in text.splitlines() if line.startswith("kernel ")), [])
+        return " ".join(word for word in words[2:] if not word.startswith("initrd="))
+    return None
+
+
+def _pieces(parts: Parts, layers: Sequence[Descriptor]) -> dict[str, Mapping[str, int]]:
+    """What layers that are had file by file are made of."""
+    from kairosbuild.oci import chunked
+
+    found: dict[str, Mapping[str, int]] = {}
+    for one in layers:
+        if one.annotations:
+            parts.bring([one.blob])
+            with suppress(ValueError, KeyError, TypeError):
+                found[one.blob.digest] = chunked.pieces(
+                    parts.store.cas.path(one.blob.digest), one.annotations
+                )
+    return found
+
+
+def _listed(parts: Parts, files: Mapping[str, tuple[str, int]]) -> dict[str, Mapping[str, int]]:
+    """The chunks of a build's large files, as they are listed when they are published."""
+    from kairosbuild.cli.transport import lister
+    from kairosbuild.oci import chunks
+    from kairosbuild.registry.delta import LARGE
+
+    of = lister(parts)
+    large = {Blob(*blob) for blob in files.values() if blob[1] >= LARGE}
+    return {blob.digest: _by_name(chunks.loads(of(blob), blob.size)) for blob in sorted(large)}
+
+
+def _by_name(some: Iterable[Chunk]) -> dict[str, int]:
+    return {one.sha256.hex(): one.size for one in some}
 
 
 def _of_image(parts: Parts, target: Target, image: Image, name: str) -> Side:
@@ -151,7 +237,7 @@ def _of_image(parts: Parts, target: Target, image: Image, name: str) -> Side:
     rows = tuple(
         (node, one.blob.digest, one.blob.size) for one, node in zip(image.layers, nodes, strict=True)
     )
-    return Side(name, View(layers), rows)
+    return Side(name, View(layers), rows, pieces=_pieces(parts, image.layers))
 
 
 def _layer(parts: Parts, blob: Blob, node: str) -> Layer:

@@ -30,6 +30,7 @@ _SKIPPED = 0x184D2A50
 _FOOTER = struct.Struct("<7Q8s")
 _MAGIC = b"GNUlInUx"
 _CRFS = 1  # the kind of table
+_LARGEST = 150 << 20  # bytes of a table; what others take
 _TYPE = {
     b"0": "reg", b"\0": "reg", b"1": "hardlink", b"2": "symlink", b"3": "char", b"4": "block", b"5": "dir", b"6": "fifo",
 }  # fmt: skip
@@ -56,6 +57,25 @@ def compress(tar: Path, out: BinaryIO) -> tuple[Blob, dict[str, str]]:
         return packed.blob, {}
     notes = _close(packed, table, split)
     return packed.blob, notes
+
+
+def pieces(file: Path, notes: Mapping[str, str]) -> dict[str, int]:
+    """The files of such a layer by their content's digest, and the bytes of their frames. Of another layer, nothing.
+
+    Raises ValueError for a table that is none.
+    """
+    import zstandard
+
+    if f"{NOTE}manifest-position" not in notes:
+        return {}
+    at, length, plain, _ = map(int, notes[f"{NOTE}manifest-position"].split(":"))
+    with file.open("rb") as stream:
+        stream.seek(at)
+        toc = stream.read(length)
+    if _sha256(toc) != notes.get(f"{NOTE}manifest-checksum") or plain > _LARGEST:
+        raise ValueError("a table of contents that is not itself")
+    entries = json.loads(zstandard.ZstdDecompressor().decompress(toc, max_output_size=plain))["entries"]
+    return {one["digest"]: one["endOffset"] - one["offset"] for one in entries if one.get("digest")}
 
 
 def _members(stream: BinaryIO) -> Iterator[tuple[Raw, bytes]]:

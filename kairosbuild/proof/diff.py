@@ -26,7 +26,8 @@ Order = Callable[[str, str, str], int]
 @dataclass(frozen=True)
 class Side:
     """One of the two. `layers` are (node, digest, bytes) as they travel, `files` an artifact's files (digest, bytes) by
-    title, `cmdline` the kernel's, None where it is not known.
+    title, `cmdline` the kernel's, None where it is not known. `pieces` says of blobs that can be fetched in part what they are
+    made of: the bytes of each piece by what it is called on both sides.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Side:
     layers: tuple[tuple[str, str, int], ...] = ()
     files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     cmdline: str | None = None
+    pieces: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @cached_property
     def entries(self) -> dict[str, tuple[Entry, int]]:
@@ -236,7 +238,12 @@ def _sized(before: Mapping[str, tuple[str, int]], after: Mapping[str, tuple[str,
 
 
 def _fetch(a: Side, b: Side) -> int:
-    """The bytes of what B has and A has not, as they travel."""
+    """The bytes of what B has and A has not, as they travel: whole blobs, and pieces of those that are had in pieces."""
     have = {digest for _, digest, _ in a.layers} | {digest for digest, _ in a.files.values()}
+    at_hand = {name for pieces in a.pieces.values() for name in pieces}
     wanted: Sequence[tuple[str, int]] = [(digest, size) for _, digest, size in b.layers]
-    return sum(size for digest, size in dict([*wanted, *b.files.values()]).items() if digest not in have)
+    lacking = {digest: size for digest, size in [*wanted, *b.files.values()] if digest not in have}
+    saved = (
+        sum(size for name, size in b.pieces.get(digest, {}).items() if name in at_hand) for digest in lacking
+    )
+    return sum(lacking.values()) - sum(saved)

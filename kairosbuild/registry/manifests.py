@@ -111,6 +111,17 @@ def index_rows(manifest: Manifest, where: str) -> tuple[dict[str, Any], ...]:
     return tuple(rows)
 
 
+def platforms_of(manifest: Manifest, where: str) -> tuple[str, ...]:
+    """The platforms that an index has images for; none for a single image, or a list of other things."""
+    if not is_index(manifest):
+        return ()
+    rows = [row["platform"] for row in index_rows(manifest, where) if isinstance(row.get("platform"), dict)]
+    named = (
+        "/".join(str(row[key]) for key in ("os", "architecture", "variant") if row.get(key)) for row in rows
+    )
+    return tuple(dict.fromkeys(name for name in named if "/" in name and "unknown" not in name))
+
+
 def _choose(index: Mapping[str, Any], platform: str, where: str) -> str:
     entries = _entries(index, where)
     wanted = platform.split("/")

@@ -38,7 +38,7 @@ def combine(target: Target, tag: str, sources: Sequence[str], *, dry: bool = Fal
         manifest = target.get_manifest(source)
         if is_index(manifest):
             raise InputError(f"{target.name}:{source} is an index itself", reason="not-an-image")
-        platform = _platform(target, read_image(manifest, f"{target.name}:{source}"))
+        platform = platform_of(target, read_image(manifest, f"{target.name}:{source}"))
         name = "/".join(platform.values())
         if name in rows:
             raise InputError(f"two images for {name}: {source} is the second", reason="same-platform")
@@ -52,7 +52,7 @@ def combine(target: Target, tag: str, sources: Sequence[str], *, dry: bool = Fal
     return Combined(index.blob.digest, {name: str(row["digest"]) for name, row in sorted(rows.items())})
 
 
-def _platform(target: Target, image: Image) -> dict[str, str]:
+def platform_of(target: Target, image: Image) -> dict[str, str]:
     """What its configuration says that it runs on."""
     with tempfile.TemporaryDirectory() as folder:
         data = read(target, image.config.blob, Path(folder) / "config")

@@ -1,5 +1,6 @@
 """`kbuild diff`: trees by what is in them, recipes against what is published, and files."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,10 +11,13 @@ import pytest
 from cli_workspace import Workspace
 from layer_samples import layer
 
+from kairosbuild.core.digest import of_bytes
 from kairosbuild.oci.entry import Entry
 from kairosbuild.oci.index import Index
 from kairosbuild.proof.diff import Changed, Difference, Side, difference
 from kairosbuild.proof.view import Layer, View
+from kairosbuild.registry.registries import Registries
+from kairosbuild.registry.target import INDEX, MANIFEST, TITLE, Manifest
 from kairosbuild.sources import version
 
 STATUS = "Package: {0}\nStatus: install ok installed\nArchitecture: amd64\nVersion: {1}\n\n"
@@ -105,6 +109,17 @@ def test_what_is_fetched_is_what_is_lacking(tmp_path: Path) -> None:
     assert found.artifacts.added == {"disk": 7}
 
 
+def test_of_what_comes_in_pieces_only_those_lacking_are_fetched(tmp_path: Path) -> None:
+    old, new = layer(tmp_path, "site", {"b": "1"}), layer(tmp_path, "site", {"b": "2"})
+    pieces = {"x": 700, "y": 200}
+    a = side(
+        tmp_path, old, files={"d": ("sha256:1", 1000)}, pieces={"sha256:1": pieces, old.digest: {"f": 9}}
+    )
+    b = side(tmp_path, new, files={"d": ("sha256:2", 1010)}, pieces={"sha256:2": {"x": 700, "z": 210}})
+    assert compared(a, b).fetch == new.size + 310  # a part of the file; the layer is had whole only
+    assert compared(a, side(tmp_path, old, files={"d": ("sha256:2", 1010)})).fetch == 1010  # nobody listed it
+
+
 # -- as a command ----------------------------------------------------------------------------------
 
 
@@ -131,6 +146,51 @@ def test_a_recipe_against_what_is_published(workspace: Workspace, place: str) ->
     assert "\x1b" not in out
     out, _ = workspace.kbuild("diff", "image.yaml", f"{place}:latest", code=1, env={"FORCE_COLOR": "1"})
     assert "\x1b[" in out
+
+
+def test_layers_in_pieces_and_platforms(workspace: Workspace, place: str) -> None:
+    """zstd:chunked layers count by the files that are lacking; an index is compared on each platform."""
+    recipe = workspace.folder / "image.yaml"
+    recipe.write_text(recipe.read_text().replace("site]}", 'site], compression: "zstd:chunked"}'))
+    (workspace.folder / "site/big").write_bytes(os.urandom(1 << 20))
+    for tag in ("one", "two"):
+        workspace.edit(tag)
+        workspace.kbuild("run", "image.yaml", "--push", f"{place}:{tag}")
+        workspace.kbuild("registry", "index", f"{place}:all-{tag}", f"{place}:{tag}")
+    found = json.loads(workspace.kbuild("diff", f"{place}:one", f"{place}:two", "--json", code=1)[0])
+    assert 0 < found["fetch"] < 20_000
+    assert found["layers"]["changed"][0]["after"] > 1 << 20
+    for b in (f"{place}:all-two", f"{place}:two", "image.yaml"):
+        told = json.loads(workspace.kbuild("diff", f"{place}:all-one", b, "--json", code=1)[0])
+        assert told["layers"] == found["layers"], b
+    target, _ = Registries().open(place)
+    index = json.loads(target.get_manifest("all-two").data)
+    index["manifests"][0]["platform"]["architecture"] = "arm64"
+    other = Manifest(INDEX, json.dumps(index).encode())
+    target.put_manifest(other)
+    target.tag({"other": other})
+    out, _ = workspace.kbuild("diff", f"{place}:all-one", f"{place}:other", code=1)
+    assert out == "- linux/amd64\n+ linux/arm64\n"
+
+
+def test_netboot_has_its_command_line_in_its_script(place: str, tmp_path: Path) -> None:
+    target, _ = Registries().open(place)
+    for tag, words in (("a", "quiet console=ttyS0"), ("b", "console=ttyS0 ro")):
+        script = f"#!ipxe\nkernel os.linux initrd=os.initrd {words}\ninitrd os.initrd\nboot\n".encode()
+        row = {"mediaType": "x/y", **of_bytes(script).json(), "annotations": {TITLE: "os.ipxe"}}
+        document = {
+            "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.kairosbuild.netboot.v1",
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", **of_bytes(b"{}").json()}, "layers": [row],
+        }  # fmt: skip
+        for data in (script, b"{}"):
+            target.put_blob(of_bytes(data), lambda data=data: io.BytesIO(data))
+        manifest = Manifest(MANIFEST, json.dumps(document).encode())
+        target.put_manifest(manifest)
+        target.tag({tag: manifest})
+    command = [sys.executable, "-m", "kairosbuild", "diff", f"{place}:a", f"{place}:b", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)["cmdline"]
+    assert (list(found["added"]), list(found["removed"])) == (["ro"], ["quiet"])
 
 
 def test_tars_and_other_files(tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from kairosbuild.cli import given
 from kairosbuild.cli.running import running
 from kairosbuild.cli.style import out
 
 if TYPE_CHECKING:
+    from kairosbuild.cli.wiring import Parts
     from kairosbuild.proof.diff import Difference, Some
 
 _MOST = 20  # files and modules that are named; --json names all
@@ -18,20 +19,58 @@ _MOST = 20  # files and modules that are named; --json names all
 
 def main(arguments: argparse.Namespace) -> int:
     """Print it; 0 when nothing differs, 1 when something does, as diff has it."""
-    from kairosbuild.cli.sides import side
-    from kairosbuild.proof.diff import difference
-
     arguments.recipe = next(
         (one for one in (arguments.a, arguments.b) if one.endswith((".yaml", ".yml"))), None
     )
     with running(arguments) as parts:
-        a, b = (side(parts, arguments, name) for name in (arguments.a, arguments.b))
-        found = difference(a, b, _order)
+        found, only = _compared(parts, arguments)
+    equal = not only and all(one.equal for one in found.values())
     if arguments.json:
-        given.print_json({"a": arguments.a, "b": arguments.b, **found.json()})
+        given.print_json({"a": arguments.a, "b": arguments.b, **_json(found, only, equal)})
     else:
-        print("\n".join(_told(found)))
-    return 0 if found.equal else 1
+        print("\n".join(_all_told(found, only)))
+    return 0 if equal else 1
+
+
+def _compared(parts: Parts, arguments: argparse.Namespace) -> tuple[dict[str, Difference], dict[str, str]]:
+    """The difference on each platform that both have ("" where neither has several), and what only one has."""
+    from kairosbuild.cli.sides import platform_of, platforms, side
+    from kairosbuild.proof.diff import difference
+
+    names = (arguments.a, arguments.b)
+    a, b = (platforms(parts, name) for name in names)
+    only: dict[str, str] = {}
+    if bool(a) != bool(b):  # the one that has a single platform says which
+        said = platform_of(parts, arguments.b if a else arguments.a)
+        common = [said if said in (*a, *b) else (a or b)[0]]
+    else:
+        common = [one for one in a if one in b] if a else [""]
+        only = {one: "removed" for one in a if one not in b} | {one: "added" for one in b if one not in a}
+    found: dict[str, Difference] = {}
+    for one in common:
+        before, after = (side(parts, arguments, name, one) for name in names)
+        found[one] = difference(before, after, _order)
+    return found, only
+
+
+def _json(found: Mapping[str, Difference], only: Mapping[str, str], equal: bool) -> dict[str, Any]:
+    """One comparison as it is; several, or platforms that only one side has, by platform."""
+    if len(found) == 1 and not only:
+        return next(iter(found.values())).json()
+    return {
+        "equal": equal,
+        "platforms": {name: one.json() for name, one in found.items()},
+        "only": dict(only),
+    }
+
+
+def _all_told(found: Mapping[str, Difference], only: Mapping[str, str]) -> Iterator[str]:
+    for name, how in only.items():
+        yield f"{out.red('-') if how == 'removed' else out.green('+')} {name}"
+    for name, one in found.items():
+        if len(found) > 1:
+            yield out.bold(name)
+        yield from _told(one)
 
 
 def _order(kind: str, a: str, b: str) -> int:
