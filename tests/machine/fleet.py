@@ -89,7 +89,7 @@ class Fleet:
 
     folder: Path
     registry: str
-    common: Path  # of all workers of a test run
+    common: Path | None = None  # a folder of all workers of a test run
     _ready: Vm | None = field(default=None)
 
     image: ClassVar[str] = "os"
@@ -191,7 +191,7 @@ class Fleet:
         """
         if self._ready is None:
             with self._alone() as users:
-                vm = self.live(self.common / "ready", CONFIG)
+                vm = self.live(users.parent / "ready", CONFIG)
                 if not vm.frozen:
                     self._install(vm)
                 users.touch()
@@ -204,13 +204,14 @@ class Fleet:
             with self._alone() as users:
                 users.unlink()
                 if not list(users.parent.glob("ready.user*")):
-                    shutil.rmtree(self.common / "ready")
+                    shutil.rmtree(users.parent / "ready")
 
     @contextmanager
     def _alone(self) -> Iterator[Path]:
-        with (self.common / "ready.lock").open("w") as lock:
+        common = self.common or self.folder
+        with (common / "ready.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield self.common / f"ready.user{os.getpid()}"
+            yield common / f"ready.user{os.getpid()}"
 
     def _install(self, vm: Vm) -> None:
         with running(vm, keep=True):

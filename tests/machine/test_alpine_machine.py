@@ -71,8 +71,7 @@ def alpines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     from debian_registry import started
 
     with started(tmp_path_factory.mktemp("registry")) as (host, _):
-        folder = tmp_path_factory.mktemp("alpines")
-        fleet = Alpines(folder, host, folder)
+        fleet = Alpines(tmp_path_factory.mktemp("alpines"), host)
         yield fleet
         fleet.served.close()
         del os.environ["KBUILD_MIRROR_ALPINE"]

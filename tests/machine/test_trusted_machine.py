@@ -34,7 +34,7 @@ def test_it_enrols_its_keys_encrypts_what_it_keeps_and_survives_an_upgrade(
 ) -> None:
     extensions, upgrade = trusted.extensions(), trusted.publish("b", v="2")
     foreign = trusted.publish("foreign", v="9", cert="other")
-    with running(trusted.trusted(tmp_path)) as vm:
+    with running(trusted.trusted(tmp_path), keep=True) as vm:
         vm.wait("Custom Secure Boot keys successfully enrolled, rebooting")
         kept(vm, "1", 1)
         assert "secureboot: Secure boot enabled" in vm.console()
@@ -75,6 +75,7 @@ def test_it_enrols_its_keys_encrypts_what_it_keeps_and_survives_an_upgrade(
         vm.ok("kbuild-node encryption --forget")
         assert vm.encryption()["recovery_key"] == ""
     recovers(tmp_path, first["recovery_key"])
+    (tmp_path / "disk.raw").unlink()
 
 
 def recovers(folder: Path, key: str) -> None:
