@@ -133,6 +133,7 @@ def environment(*, expect: str, seconds: int, test: bool = False, tpm: bool = Fa
         "SECONDS_MAX": str(seconds),
         "GUEST": "yes" if test else "",
         "TPM": "yes" if tpm else "",
+        "AGAIN": "",
     }
 
 

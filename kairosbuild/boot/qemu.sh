@@ -17,7 +17,7 @@ if [ -n "$TPM" ]; then
     mkdir /tmp/tpm
     swtpm socket --tpm2 --tpmstate dir=/tmp/tpm --ctrl type=unixio,path=/tmp/tpm.sock --daemon
 fi
-[ ! -e /in/www ] || [ -n "${AGAIN:-}" ] || busybox httpd -p 127.0.0.1:8080 -h /in/www
+[ ! -e /in/www ] || [ -n "$AGAIN" ] || busybox httpd -p 127.0.0.1:8080 -h /in/www
 
 TMPDIR=/tmp/disk qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -vga std \
     -chardev pipe,id=monitor,path=/tmp/monitor -mon chardev=monitor,mode=readline \
@@ -88,10 +88,10 @@ wait $machine 2>/dev/null || true
 trap - EXIT
 # An emulator that other work keeps from the processor ticks too late for the kernel, which takes the timer for
 # broken: nothing that the artifact could do about it.
-if [ $verdict = failed ] && [ "${AGAIN:-}" != xxx ] && grep -aqF "IO-APIC + timer doesn't work" $serial; then
+if [ $verdict = failed ] && [ "$AGAIN" != xxx ] && grep -aqF "IO-APIC + timer doesn't work" $serial; then
     exec 3>&- 4>&-
     rm -rf /tmp/monitor.in /tmp/monitor.out /tmp/tpm /tmp/tpm.sock /out/screen
-    AGAIN=${AGAIN:-}x exec /bin/sh -eu "$0" "$@"
+    AGAIN=${AGAIN}x exec /bin/sh -eu "$0" "$@"
 fi
 [ -e /out/screen ] || : > /out/screen
 echo $verdict > /out/verdict

@@ -76,7 +76,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe's disk, raw, with a unit more that prints what the machine knows."""
     workspace = tmp_path_factory.mktemp("debian")
     for folder in ("recipes", "overlays"):
-        shutil.copytree(ROOT / folder, workspace / folder)
+        shutil.copytree(ROOT / folder, workspace / folder, symlinks=True)
     files = {"usr/lib/probe": PROBE, "etc/systemd/system/probe.service": UNIT}
     texts = ", ".join(f"{path}: {{content: {_quoted(text)}}}" for path, text in files.items())
     wants = "etc/systemd/system/multi-user.target.wants/probe.service: ../probe.service"

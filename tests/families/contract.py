@@ -215,7 +215,7 @@ FAULTS = {
 def test_a_mirror_that_fails_is_one_clear_error(
     work: Work, monkeypatch: pytest.MonkeyPatch, fault: str, reasons: set[str]
 ) -> None:
-    monkeypatch.setenv("KBUILD_FETCH_TIMEOUT", "1")
+    monkeypatch.setenv("KBUILD_FETCH_TIMEOUT", "1" if fault == "stall" else "60")
     work.served.faults[work.distribution.metadata()] = fault
     reason, said = work.refused(3)
     assert reason in reasons and work.distribution.metadata() in said
@@ -224,7 +224,7 @@ def test_a_mirror_that_fails_is_one_clear_error(
 def test_what_a_slow_mirror_does_not_deliver_the_next_one_does(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KBUILD_FETCH_TIMEOUT", "1")
+    monkeypatch.setenv("KBUILD_FETCH_TIMEOUT", "3")
     with contextlib.closing(Served(work.distribution.files)) as slow:
         slow.faults[work.distribution.metadata()] = "drip"
         work.mirrors = f"{slow.url} {work.served.url}"
