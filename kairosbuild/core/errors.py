@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+MOST_LISTED = 60  # words that a person still reads through
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Origin:
@@ -76,13 +78,15 @@ def raise_problems(problems: Sequence[KbuildError]) -> None:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the closest known word, or lists them all when none is close."""
+    """A hint that names the closest known word, or lists them all when none is close and they are few."""
     names = sorted(known)
     import difflib  # wanted by mistakes only
 
     close = difflib.get_close_matches(word, names, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
+    if len(names) > MOST_LISTED:
+        return f"none of the {len(names)} that there are is called like that"
     return "known: " + ", ".join(names) if names else ""
 
 
