@@ -42,7 +42,11 @@ def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror}", reason="no-recipe", hint="name a recipe file") from None
+        raise InputError(
+            f"{file}: {error.strerror}",
+            reason="no-recipe",
+            hint="a recipe file is named first, nodes after it",
+        ) from None
 
 
 def parse(

@@ -276,6 +276,7 @@ class ActionCache:
             self._reader = sqlite3.connect(
                 self._file, timeout=_WAIT, isolation_level=None, check_same_thread=False
             )
+            self._reader.text_factory = _text
         return self._reader
 
     def _after_fork(self) -> None:
@@ -324,6 +325,11 @@ def _is_idle(key: str, value: bytes, stored: object, sound: set[str], before: fl
     if isinstance(pointed, dict) and pointed.get("key") in sound:
         return False
     return not isinstance(stored, float) or stored < before
+
+
+def _text(data: bytes) -> str:
+    """Text of a database, whatever it is: one row that is not UTF-8 must not hide all others."""
+    return data.decode("utf-8", "replace")
 
 
 def _healthy(file: str) -> bool:

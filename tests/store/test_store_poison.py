@@ -95,6 +95,19 @@ def test_a_row_of_any_shape_is_a_miss(store: Store, record: Record, mode: int, v
     assert everything(store, record.key) is None
 
 
+@pytest.mark.parametrize("column", ["value", "key"])
+def test_a_row_of_text_that_is_none_hides_no_other(store: Store, record: Record, column: str) -> None:
+    other = a_record("other", {"file": store.cas.put_bytes(b"another output")})
+    store.actions.put(other)
+    broken = f"UPDATE Cache SET {column} = CAST(x'fffe' AS TEXT) WHERE key = ?"
+    edit(store, broken, f"record:{record.key}")
+    assert store.stat().records == 1
+    assert {key for key, _, data in store.actions.all() if data} == {other.key}
+    assert store.actions.get(record.key) is None and store.actions.get(other.key) == other
+    store.gc(grace=0)
+    assert store.actions.get(other.key) == other
+
+
 def test_diskcache_itself_refuses_to_unpickle(tmp_path: Path) -> None:
     import diskcache
 
