@@ -1,5 +1,6 @@
-"""Debian's docker-registry as a process of the test, on a loopback port of its own."""
+"""Debian's docker-registry as a process of the test, on a loopback port of its own; and nobody's logins beside it."""
 
+import os
 import socket
 import subprocess
 import time
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from peers import peer
 
 CONFIG = """\
@@ -52,3 +54,28 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.025)
     raise AssertionError("docker-registry does not answer")
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of an empty docker-registry, which has no referrers API."""
+    with started(tmp_path_factory.mktemp("registry")) as (host, _):
+        yield host
+
+
+@pytest.fixture(autouse=True)
+def no_logins(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nobody's own logins or keys reach a test; the empty home."""
+    home = tmp_path_factory.mktemp("home")
+    for name in os.environ.keys() & _PERSONAL | {
+        one for one in os.environ if one.startswith("KBUILD_REGISTRY_")
+    }:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    return home
+
+
+_PERSONAL = {
+    "DOCKER_AUTH_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "NETRC",
+    "COSIGN_PASSWORD",
+}  # fmt: skip

@@ -143,8 +143,6 @@ def _files(parts: Parts, outcome: Outcome, name: str) -> int:
 
 def _name(image: str) -> str:
     """An image's name without scheme, tag and digest."""
-    name = (
-        image.removeprefix("oci-layout:").removeprefix("oci://").removeprefix("docker://").partition("@")[0]
-    )
-    head, colon, tag = name.rpartition(":")
-    return head if colon and "/" not in tag else name
+    from kairosbuild.sources.images import without_version
+
+    return without_version(image.removeprefix("oci-layout:").removeprefix("oci://").removeprefix("docker://"))

@@ -111,7 +111,7 @@ class RemoteTarget:
                 self._check_range(reply, blob, start)
                 data = reply.read_all(end - start)
                 if len(data) < end - start:
-                    raise Fault(f"{reply.url}: the answer ends early", reason="registry-broken-off")
+                    raise Fault(f"{reply.place}: the answer ends early", reason="registry-broken-off")
                 return data
 
         return bytes(self._client.retry(get))

@@ -51,8 +51,8 @@ def origin_of(url: str) -> Origin:
     try:
         parts = urlsplit(url)
         return Origin(parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0))
-    except ValueError as problem:
-        raise HostError(f"{url!r} is no address: {problem}", reason="registry-failed") from None
+    except ValueError:
+        raise HostError(f"{shown(url)!r} is no address", reason="registry-failed") from None
 
 
 @dataclass(slots=True)
@@ -72,6 +72,13 @@ class _Line:
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         return not poll.poll(0)
+
+
+def shown(url: str) -> str:
+    """An address without its query, which may be a signature, and without a login."""
+    scheme, mark, rest = url.partition("?")[0].rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
 
 
 class Wire:
@@ -99,7 +106,7 @@ class Wire:
             raw = _exchange(line, method, url, headers, body)
         except (http.client.InvalidURL, UnicodeError) as problem:
             line.connection.close()
-            raise HostError(f"{url!r} is no address: {problem}", reason="registry-failed") from problem
+            raise HostError(f"{shown(url)!r} is no address", reason="registry-failed") from problem
         except (OSError, http.client.HTTPException) as problem:
             line.connection.close()
             raise _broken_off(origin, problem) from problem
@@ -177,6 +184,11 @@ class Reply:
         self._done = done
 
     @property
+    def place(self) -> str:
+        """The address as it may be told: what was signed for this request alone stays out."""
+        return shown(self.url)
+
+    @property
     def following(self) -> str:
         """The address of the next page, "" on the last (distribution-spec, Listing Tags; RFC 8288)."""
         found = _NEXT.search(self.headers.get("Link", ""))
@@ -188,7 +200,7 @@ class Reply:
         Raises Fault when the connection breaks off, HostError `registry-lied` for what is encoded.
         """
         if self.headers.get("Content-Encoding", "identity") != "identity":
-            raise HostError(f"{self.url}: encoded, unasked", reason="registry-lied")
+            raise HostError(f"{self.place}: encoded, unasked", reason="registry-lied")
         buffers = [memoryview(bytearray(min(limit, PIECE))) for _ in range(2)]
         while limit > 0 and (got := self._read(buffers[0][:limit])):
             yield buffers[0][:got]
@@ -199,7 +211,7 @@ class Reply:
         """The whole body. Raises HostError `registry-lied` when it is longer than `limit` bytes."""
         data = b"".join(map(bytes, self.pieces(limit + 1)))
         if len(data) > limit:
-            raise HostError(f"{self.url}: more than {limit} bytes", reason="registry-lied")
+            raise HostError(f"{self.place}: more than {limit} bytes", reason="registry-lied")
         return data
 
     def finish(self) -> None:
@@ -222,9 +234,9 @@ class Reply:
         try:
             got = self._raw.readinto(buffer)
         except (OSError, http.client.HTTPException) as problem:
-            raise Fault(f"{self.url}: {_words(problem)}", reason="registry-broken-off") from problem
+            raise Fault(f"{self.place}: {_words(problem)}", reason="registry-broken-off") from problem
         if not got and self._raw.length:
-            raise Fault(f"{self.url}: the body ends early", reason="registry-broken-off")
+            raise Fault(f"{self.place}: the body ends early", reason="registry-broken-off")
         return got
 
 

@@ -6,7 +6,9 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from debian_registry import started
+from cli_workspace import Workspace
+from debian_registry import no_logins as no_logins
+from debian_registry import registry as registry
 from peers import peer
 from proof_samples import new_key, pem
 
@@ -18,27 +20,17 @@ PIN = "648219"
 LIBRARY = "/usr/lib/softhsm/libsofthsm2.so"
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nobody's own logins or keys reach a test."""
-    home = tmp_path_factory.mktemp("home")
-    for name in (
-        "REGISTRY_AUTH_FILE",
-        "XDG_RUNTIME_DIR",
-        "XDG_CONFIG_HOME",
-        "DOCKER_CONFIG",
-        "COSIGN_PASSWORD",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(home))
-    return home
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for a whole file: what is published is what counts here."""
+    return tmp_path_factory.mktemp("store")
 
 
-@pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """HOST:PORT of an empty docker-registry, which has no referrers API."""
-    with started(tmp_path_factory.mktemp("registry")) as (host, _):
-        yield host
+@pytest.fixture
+def workspace(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(store))
+    return Workspace(tmp_path / "work")
 
 
 @pytest.fixture

@@ -24,18 +24,6 @@ License: AGPL-3+
 """
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    (tmp_path / "work").mkdir()
-    monkeypatch.setenv("KBUILD_CACHE_DIR", str(store))
-    return Workspace(tmp_path / "work")
-
-
 def refused(workspace: Workspace, *words: str) -> list[dict[str, Any]]:
     out, _ = workspace.kbuild(*words, "--json", code=2)
     errors: list[dict[str, Any]] = json.loads(out)["errors"]

@@ -20,19 +20,6 @@ from kairosbuild.registry.registries import Registries
 SPDX, IN_TOTO = "application/spdx+json", "application/vnd.in-toto+json"
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for all: what is published is what counts here."""
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    (tmp_path / "work").mkdir()
-    monkeypatch.setenv("KBUILD_CACHE_DIR", str(store))
-    return Workspace(tmp_path / "work")
-
-
 def push(
     workspace: Workspace, place: str, *words: str, env: dict[str, str] | None = None
 ) -> list[dict[str, Any]]:

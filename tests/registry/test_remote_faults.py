@@ -422,6 +422,21 @@ def test_credentials_do_not_follow_a_redirect(no_logins: Path, tmp_path: Path) -
         assert [s.authorization for s in elsewhere.seen] == [""]
 
 
+def test_a_signed_address_is_not_told(faults: FaultServer, tmp_path: Path) -> None:
+    """Storage behind a registry is reached by addresses that are keys themselves."""
+    with FaultServer() as elsewhere:
+        holding(elsewhere)
+        place = f"http://user:word@{elsewhere.host}/v2/a/b/blobs/{BLOB.digest}?Signature=barley"
+        faults.fault("GET", times=99, status=307, headers={"Location": place})
+        for how in ({"cut": 5}, {"headers": {"Content-Encoding": "gzip"}}, {"status": 403}, {"reset": True}):
+            elsewhere.fault("GET", times=3, **how)
+            with pytest.raises(HostError) as caught:
+                remote(faults).get_blob(BLOB, tmp_path / "x")
+            elsewhere.faults.clear()
+            assert "barley" not in str(caught.value) and "word" not in str(caught.value)
+            assert elsewhere.host.rpartition(":")[2] in str(caught.value) or how == {"status": 403}
+
+
 def test_a_challenge_from_elsewhere_gets_no_answer(no_logins: Path, tmp_path: Path) -> None:
     with FaultServer() as server, FaultServer(tokens=True) as elsewhere:
         login(no_logins, elsewhere.host)
