@@ -142,7 +142,7 @@ def test_a_pipe_gets_no_colour(workspace: Workspace) -> None:
     """Though errors go to a terminal."""
     leader, follower = os.openpty()
     try:
-        child = workspace.start("check", "small.yaml", stderr=follower)
+        child = workspace.start("check", "small.yaml", stderr=follower, env={"FORCE_COLOR": ""})
         assert child.communicate(timeout=60)[0] == "small.yaml: sound, 5 nodes\n"
     finally:
         os.close(leader)
