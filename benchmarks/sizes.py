@@ -15,7 +15,7 @@ from benchmarks.disk import peer
 from benchmarks.harness import Benchmark, Result
 from benchmarks.mkosi import Mkosi
 
-GOAL = 1.0
+GOAL = 1 / 2
 _MB = 1_000_000
 _ESP = bytes.fromhex("28732ac11ff8d211ba4b00a0c93ec93b")
 _KAIROS = "Kairos publishes 162 to 260 MB of its UKI, 389 MB of its ISO"
@@ -27,11 +27,11 @@ def run() -> Result:
     nodes = ours.run(*ARTIFACTS)["nodes"]
     theirs.build()
     disk, image = _blob(ours, nodes, "disk", "disk"), theirs.image
-    (mine, iso) = (_blob(ours, nodes, "uki", "uki"), _blob(ours, nodes, "iso", "iso"))
+    mine, iso = _blob(ours, nodes, "uki", "uki"), _blob(ours, nodes, "iso", "iso")
     entry = _blob(ours, nodes, "disk", "uki")
     note = (
         f"root {_root(disk):.0f} MB against {_root(image):.0f}, boot entry {_size(entry):.0f} against "
-        f"{_size(_entry(theirs)):.0f}; UKI with its layers {_size(mine):.0f}, ISO {_size(iso):.0f} ({_KAIROS})"
+        f"{_entry(theirs):.0f}; UKI with its layers {_size(mine):.0f}, ISO {_size(iso):.0f} ({_KAIROS})"
     )
     return Result("sizes", "MB", _stored(disk), _stored(image), "mkosi's disk", GOAL, note)
 
@@ -42,10 +42,9 @@ def _blob(ours: Artifacts, nodes: Any, node: str, output: str) -> Path:
     return found
 
 
-def _entry(theirs: Mkosi) -> Path:
-    """mkosi leaves its unified kernel image beside the disk."""
-    (found,) = theirs.project.glob("image*.efi")
-    return found
+def _entry(theirs: Mkosi) -> float:
+    """mkosi leaves what its unified kernel image is made of beside the disk."""
+    return sum(_size(theirs.project / f"image.{part}") for part in ("initrd", "vmlinuz"))
 
 
 def _size(path: Path) -> float:
