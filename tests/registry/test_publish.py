@@ -162,6 +162,33 @@ def test_a_list_of_what_is_published_no_more_does_not_stay(build: Build, faults:
     assert target.head_manifest("alone-index") is None
 
 
+def test_what_has_nothing_to_do_imports_little(build: Build, faults: FaultServer) -> None:
+    """Logins and threads are for those who need them: half of what a repetition costs would be their import."""
+    item = build.image("os", b"one")
+    build.publish(opened(faults.host), item)
+    asked = len(faults.seen)
+    sent = build.transport(of_bytes(b"one"), "gzip").blob
+    target = opened(faults.host).name
+    program = f"""
+import sys
+from pathlib import Path
+from kairosbuild.core.digest import Blob
+from kairosbuild.registry.documents import Item, Sent
+from kairosbuild.registry.publish import publish
+from kairosbuild.registry.registries import Registries
+from kairosbuild.store.cas import Cas
+cas = Cas(Path({str(build.cas.root)!r}))
+item = Item("os", "image", Blob({item.document.digest!r}, {item.document.size}))
+how = {{"cas": cas, "transport": lambda *_: Sent(Blob({sent.digest!r}, {sent.size})), "events": None}}
+done = publish(Registries().open({target!r})[0], [item], ["latest"], **how)
+assert done[0].skipped
+print([name for name in ("requests", "oras", "urllib3", "concurrent.futures", "tempfile") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    assert len(faults.seen) == asked + 1
+
+
 def test_blobs_of_a_known_repository_are_mounted(build: Build, faults: FaultServer) -> None:
     layer = build.transport(build.cas.put_bytes(b"a" * 9999), "gzip").blob
     faults.blobs["base/debian", layer.digest] = build.cas.read(layer)
