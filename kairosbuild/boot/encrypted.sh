@@ -57,7 +57,7 @@ make() {
     if [ "$RECOVERY_KEY" != none ]; then
         recovery=$(systemd-cryptenroll --unlock-key-file=$key --recovery-key "$CRYPT" 2>/dev/null) || fail "there is no recovery key"
     fi
-    cryptsetup open --key-file $key "$CRYPT" kbuild-state && /bin/mke2fs -q -F -t ext4 -L kbuild-state $MAPPED &&
+    cryptsetup open --key-file $key "$CRYPT" kbuild-state && /bin/mke2fs -q -F -t ext4 -b 4096 -i 16384 -L kbuild-state $MAPPED &&
         mount -t ext4 -o rw,nodev $MAPPED $K/old || fail "the encrypted filesystem cannot be made"
     cp $GIVEN/*.yaml $K/old/ 2>/dev/null
     [ "$RECOVERY_KEY" != keep ] || (umask 077 && echo "$recovery" > $K/old/recovery-key)

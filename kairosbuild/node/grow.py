@@ -17,7 +17,6 @@ from kairosbuild.node.problem import Problem
 PERSISTENT = machine.RUN / "persistent"
 _BLKPG, _RESIZE_PARTITION = 0x1269, 3
 _EXT4_RESIZE = 0x40086610
-_BLOCK = 4096
 
 
 def grow(place: Path = PERSISTENT) -> int:
@@ -60,13 +59,10 @@ def _tell_kernel(handle: int, partition: gpt.Partition) -> None:
 
 def _grow_filesystem(place: Path, size: int) -> None:
     found = os.statvfs(place)
-    blocks = size // _BLOCK
-    if (
-        blocks * _BLOCK - found.f_blocks * found.f_frsize < size // 16
-    ):  # what is missing is its own bookkeeping
+    if size - found.f_blocks * found.f_frsize < size // 16:  # what is missing is its own bookkeeping
         return
     handle = os.open(place, os.O_RDONLY)
     try:
-        fcntl.ioctl(handle, _EXT4_RESIZE, struct.pack("<Q", blocks))
+        fcntl.ioctl(handle, _EXT4_RESIZE, struct.pack("<Q", size // found.f_bsize))
     finally:
         os.close(handle)

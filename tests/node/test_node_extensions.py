@@ -168,6 +168,33 @@ def test_a_record_that_says_nonsense_is_no_extension(
         known.remove("tool", lambda text: None)
 
 
+def test_where_nothing_merges_extensions_they_are_refused(
+    registry: MachineRegistry, here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kairosbuild.node.extensions.shutil.which", lambda name, path: None)
+    publish(registry)
+    with pytest.raises(Problem) as caught:
+        added(Extensions(here, Merger()), registry)
+    assert (caught.value.reason, registry.seen) == ("no-sysext", [])
+
+
+def test_one_that_systemd_will_not_merge_is_taken_away_again(
+    registry: MachineRegistry, here: Machine, tmp_path: Path
+) -> None:
+    class Refusing(Played):
+        def merge(self, kind: str) -> None:
+            if self.merged(kind):
+                raise Problem("Required key not available", reason="command-failed")
+
+    known = Extensions(here, Refusing(tmp_path))
+    publish(registry)
+    with pytest.raises(Problem, match="Required key not available") as caught:
+        added(known, registry)
+    assert caught.value.reason == "not-merged"
+    assert known.all() == []
+    assert list((here.disk / "extensions").iterdir()) == []
+
+
 @pytest.mark.parametrize("target", ["quay.example/tools/htop:1", "docker://quay.example/tools/htop:1"])
 def test_bundles_are_references(target: str) -> None:
     found = config.read(f"#cloud-config\nbundles: [{{targets: ['{target}']}}]\n")
