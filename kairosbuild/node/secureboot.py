@@ -6,6 +6,7 @@ menu, where no boot loader counts tries; so whether one of the firmware's own ce
 
 from __future__ import annotations
 
+import re
 import struct
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _X509 = uuid.UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072").bytes_le
 _LIST = struct.Struct("<16sIII")
 _SECURITY = 4  # index of the signatures among a PE image's data directories
 _SEQUENCE, _VERSION = 0x30, 0xA0
+_VALIDITY = b"[\x1e\x20\x22]"
+"""The length of two dates: what follows an issuer's name. Behind a subject's there is a public key, behind a signer's a number."""
 
 
 def refuse_unstartable(image: Path, variables: Path = VARIABLES) -> None:
@@ -32,7 +35,7 @@ def refuse_unstartable(image: Path, variables: Path = VARIABLES) -> None:
     signatures = _signatures(image.read_bytes())
     if not signatures:
         why, hint = "it is not signed", "sign the boot node with the key of this machine's db"
-    elif any(_subject(one) in signatures for _, one in known):
+    elif any(_may_have_signed(one, signatures) for _, one in known):
         return
     else:
         why, hint = (
@@ -69,6 +72,14 @@ def _signatures(image: bytes) -> bytes:
     start = struct.unpack_from("<I", image, 0x3C)[0] + 24
     at, size = struct.unpack_from("<II", image, start + 112 + 8 * _SECURITY)
     return image[at : at + size]
+
+
+def _may_have_signed(certificate: bytes, signatures: bytes) -> bool:
+    """Whether this certificate is among them or issued one of them; another one of its name is not it."""
+    name = re.escape(_subject(certificate))
+    issued = re.search(name + b"\x30" + _VALIDITY, signatures, re.DOTALL)
+    another = re.search(name + b"\x30(?!" + _VALIDITY + b")", signatures, re.DOTALL)
+    return certificate in signatures or bool(issued and not another)
 
 
 def _subject(certificate: bytes) -> bytes:

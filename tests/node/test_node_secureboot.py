@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from kairosbuild.node.problem import Problem
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keys")
     for name in ("ours", "other"):
-        assert main(["keys", "new", str(folder / name), "--name", name]) == 0
+        assert main(["keys", "new", str(folder / name), "--name", "The same"]) == 0
     return folder
 
 
@@ -45,6 +46,21 @@ def image(path: Path, keys: Path, name: str) -> Path:
 
 def test_what_a_key_of_db_signed_is_taken(keys: Path, tmp_path: Path) -> None:
     secureboot.refuse_unstartable(image(tmp_path / "a", keys, "ours"), variables(tmp_path, keys))
+
+
+def test_what_a_certificate_signed_that_a_key_of_db_issued_is_taken(keys: Path, tmp_path: Path) -> None:
+    db, other = keys / "ours/db.key", keys / "other/db.key"
+    asked, made = tmp_path / "csr", tmp_path / "leaf.crt"
+    for words in (
+        ["req", "-new", "-key", other, "-subj", "/CN=A leaf", "-out", asked],
+        ["x509", "-req", "-in", asked, "-CA", keys / "ours/public/db.crt", "-CAkey", db, "-set_serial", "7",
+         "-out", made],
+    ):  # fmt: skip
+        subprocess.run(["openssl", *words], check=True, capture_output=True)
+    leaf = certificate(made.read_bytes(), "leaf")
+    signed = cms.signed("1.3.6.1.4.1.311.2.1.4", sequence(), leaf, signer(str(other)))
+    (tmp_path / "a").write_bytes(authenticode.attach(authenticode.padded(stub()), signed))
+    secureboot.refuse_unstartable(tmp_path / "a", variables(tmp_path, keys))
 
 
 @pytest.mark.parametrize(("name", "why"), [("", "it is not signed"), ("other", "no certificate in its db")])
