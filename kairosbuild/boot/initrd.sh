@@ -53,6 +53,7 @@ done
 [ -n "$LAYERS" ] || fail "the kernel command line has no kbuild.layers"
 
 modprobe -qa $(cat /etc/modules)
+[ ! -d /sys/firmware/efi ] || modprobe -qa efivarfs # for an image that has nothing that loads modules
 
 hook() { # hook WHEN: the scripts that an initrd node added
     for script in /hooks/$1/*; do
