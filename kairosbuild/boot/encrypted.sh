@@ -73,7 +73,7 @@ make() {
 
 by_tpm() {
     has_tpm && [ -f $SIGNATURE ] || return 1
-    systemd-cryptsetup attach kbuild-state "$CRYPT" - "luks,headless=1,tpm2-device=/dev/tpmrm0,tpm2-signature=$SIGNATURE"
+    SYSTEMD_CRYPTSETUP_USE_TOKEN_MODULE=0 systemd-cryptsetup attach kbuild-state "$CRYPT" - "luks,headless=1,tpm2-device=/dev/tpmrm0,tpm2-signature=$SIGNATURE"
 }
 
 by_person() {
