@@ -53,6 +53,8 @@ def test_killed_at_random_moments_of_a_build(tmp_path: Path) -> None:
     for attempt in range(CRASHES):
         grid.edit(chance.randrange(2 * WIDTH), f"{attempt}\n")
         child = subprocess.Popen(command(grid, cache), stdout=subprocess.DEVNULL, start_new_session=True)
+        while not (cache / "CACHEDIR.TAG").exists() and child.poll() is None:
+            time.sleep(0.01)  # a kill before there is a store means nothing
         time.sleep(chance.random() * whole / 2)  # an edited grid takes less than a new one
         os.kill(child.pid, signal.SIGKILL)
         killed += child.wait() == -signal.SIGKILL
@@ -61,7 +63,7 @@ def test_killed_at_random_moments_of_a_build(tmp_path: Path) -> None:
         [sys.executable, "-m", "kairosbuild", "cache", "verify", f"--cache-dir={cache}", "--json"],
         capture_output=True, text=True,
     )  # fmt: skip
-    assert json.loads(verified.stdout)["damaged"] == [], verified.stdout
+    assert verified.returncode == 0, verified.stdout
     assert outputs(grid, cache) == outputs(grid, tmp_path / "clean")
 
 
