@@ -126,6 +126,7 @@ def test_tls_goes_through_a_tunnel(
     assert set(proxy.asked) == {f"CONNECT {secure[0]} HTTP/1.1"} or set(proxy.asked) == {
         f"CONNECT {secure[0]} HTTP/1.0"
     }
+    assert len(proxy.asked) == 1  # the connection is kept
     refused("registry-tls", secure[0], tmp_path)  # the proxy vouches for nobody
 
 
