@@ -54,6 +54,7 @@ def _verb(asked: argparse.Namespace) -> None:
         rows = known.listed()
         print(json.dumps(rows, indent=1) if asked.json else shown(rows))
     elif asked.what == "merge":
+        known.tidy()
         known.merge(_say)
     elif not asked.name:
         what = "a reference to add" if asked.what == "add" else "the name of the one to remove"

@@ -1,7 +1,7 @@
 """Live overlays: images that systemd puts over the running system's /usr and /etc, fetched from a registry.
 
-An image lies on the layers filesystem as `extensions/NAME.raw` beside what is known of it, so that upgrades leave
-it where it is. What fits the running system is linked into /run and merged, at once and at each start; what does
+An image lies on the layers filesystem as `extensions/NAME.HASH.raw` beside what is known of it, so that upgrades leave
+it where it is. One that nobody lists any more goes once nothing has it open: this program itself may run out of it. What fits the running system is linked into /run and merged, at once and at each start; what does
 not fit any more (modules of another kernel, another release) stays, is left out, and `list` says why.
 """
 
@@ -118,6 +118,11 @@ class Merger:
         policy = "root=signed" if signed else "root=verity+signed"
         machine.run(f"systemd-{kind}", f"--image-policy={policy}", "refresh")
 
+    def uses(self, image: Path) -> bool:
+        """Whether a loop device has this file open."""
+        devices = Path("/sys/block").glob("loop*/loop/backing_file")
+        return any(str(image) in one.read_text() for one in devices if one.exists())
+
     def merged(self, kind: str) -> set[str]:
         """The names of what is merged."""
         rows = json.loads(machine.run(f"systemd-{kind}", "status", "--json=short"))
@@ -141,7 +146,7 @@ class Extensions:
                 one = Extension(**{**told, "kernels": tuple(told["kernels"])})
             except (OSError, ValueError, TypeError, KeyError):
                 continue
-            if one.kind in _LINKS and one.name == path.stem and self._image(one.name).is_file():
+            if one.kind in _LINKS and one.name == path.stem and self._image(one).is_file():
                 found.append(one)
         return found
 
@@ -193,6 +198,7 @@ class Extensions:
                 reason="not-merged",
                 hint="where certificates are in verity.d, one of them has to have signed it",
             ) from problem
+        self.tidy()
         return made
 
     def remove(self, name: str, say: Say) -> Extension:
@@ -204,9 +210,18 @@ class Extensions:
         with self.machine.changing():
             durable.remove(self.folder / f"{name}.json")
         self.merge(say, gone=known[name].kind)  # what is merged while its filesystem is writable keeps it so
-        with self.machine.changing():
-            durable.remove(self._image(name))
+        self.tidy()
         return known[name]
+
+    def tidy(self) -> None:
+        """Remove the images that nobody lists and nothing has open; one that is open would keep the filesystem writable."""
+        kept = {self._image(one) for one in self.all()}
+        if gone := [
+            one for one in self.folder.glob("*.raw") if one not in kept and not self.merger.uses(one)
+        ]:
+            with self.machine.changing():
+                for one in gone:
+                    durable.remove(one)
 
     def merge(self, say: Say, gone: str = "") -> None:
         """Have what fits merged, and nothing else; `gone` is a kind that one was taken of."""
@@ -230,11 +245,11 @@ class Extensions:
                 one.unlink()
                 one.with_suffix(".roothash").unlink(missing_ok=True)
         for extension in some:
-            (folder / f"{extension.name}.raw").symlink_to(self._image(extension.name))
+            (folder / f"{extension.name}.raw").symlink_to(self._image(extension))
             (folder / f"{extension.name}.roothash").write_text(f"{extension.root_hash}\n")
 
-    def _image(self, name: str) -> Path:
-        return self.folder / f"{name}.raw"
+    def _image(self, one: Extension) -> Path:
+        return self.folder / f"{one.name}.{one.root_hash[:12]}.raw"
 
     def _fetched(self, repository: Repository, blob: Blob, name: str, say: Say) -> Path:
         """The image's bytes, held against their digest; what an earlier try left is used."""
@@ -259,7 +274,10 @@ class Extensions:
     def _keep(self, one: Extension, part: Path) -> None:
         """The image first, what is known of it last: without that it is not there."""
         durable.remove(self.folder / f"{one.name}.json")
-        durable.move(part, self._image(one.name))
+        if self._image(one).exists():
+            durable.remove(part)
+        else:
+            durable.move(part, self._image(one))
         durable.write_json(self.folder / f"{one.name}.json", asdict(one))
 
     def _refuse_others(

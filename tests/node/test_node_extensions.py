@@ -29,6 +29,7 @@ class Played(Merger):
         self.folder = folder
         self.content = Content(content.get("release", {"ID": "_any"}), content.get("kernels", ()))
         self.runs = System("6.12", DEBIAN)
+        self.open = False
 
     def system(self) -> System:
         return self.runs
@@ -43,6 +44,9 @@ class Played(Merger):
     def merge(self, kind: str) -> None:
         for one in self.folder.joinpath(kind).iterdir():
             assert one.suffix != ".raw" or one.read_bytes(), "a link that leads nowhere"
+
+    def uses(self, image: Path) -> bool:
+        return self.open
 
     def merged(self, kind: str) -> set[str]:
         return {one.stem for one in self.folder.joinpath(kind).glob("*.raw")}
@@ -83,6 +87,19 @@ def test_one_is_added_listed_and_removed(registry: MachineRegistry, here: Machin
     assert added(known, registry), "again is harmless"
     known.remove("tool", lambda text: None)
     assert (known.listed(), list((tmp_path / "sysext").iterdir())) == ([], [])
+    assert list((here.disk / "extensions").iterdir()) == []
+
+
+def test_an_image_that_is_open_goes_later(registry: MachineRegistry, here: Machine, tmp_path: Path) -> None:
+    known = Extensions(here, merger := Played(tmp_path))
+    publish(registry)
+    added(known, registry)
+    merger.open = True
+    known.remove("tool", lambda text: None)
+    assert known.all() == []
+    assert [one.suffix for one in (here.disk / "extensions").iterdir()] == [".raw"]
+    merger.open = False
+    known.tidy()
     assert list((here.disk / "extensions").iterdir()) == []
 
 
