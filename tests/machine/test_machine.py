@@ -116,7 +116,7 @@ if ALL:  # some ten starts each
             sums = vm.ok(SUMS)
             base = status(vm)["running"]["layers"][-1]
             vm.ok(f"mount -o remount,rw /run/kbuild/disk && rm /run/kbuild/disk/{base} && sync")
-            vm.sh("sync; reboot -f")
+            vm.sh("sync; (sleep 2; reboot -f) &")
             vm.wait(r"kbuild\.recovery", 900)
             online(vm)
             assert status(vm)["running"]["entry"] == "recovery"
