@@ -18,10 +18,15 @@ import pytest
 from debian_registry import started
 from peers import peer, pinned
 
+from kairosbuild.execute import userns
+
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("KBUILD_TEST_CACHE") or ROOT / "cache")
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(userns.alone(), reason="buildah takes every owner: neither root nor subordinate ids"),
+]
 
 DOCKERFILE = """\
 ARG FLAVOUR=plain
