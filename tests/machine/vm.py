@@ -218,7 +218,9 @@ class Vm:
             self._asked += 1
             mark = f"@@{os.getpid()}.{self._asked}"
             half = mark[:2] + '""' + mark[2:]  # so that the command's own echo is no answer
-            asked = f"\n({command}) 2>&1 </dev/null; e=$?; echo; echo {half} $e {half}\n"
+            asked = (
+                f"\necho; echo {half}begin; ({command}) 2>&1 </dev/null; e=$?; echo; echo {half} $e {half}\n"
+            )
             output = self._exchange(asked, mark, min(end, time.monotonic() + seconds))
             if output is not None:
                 return output
@@ -259,7 +261,7 @@ class Vm:
                 return None
             heard += data.decode("utf-8", "replace")
             if match := pattern.search(heard):
-                return int(match[1]), _tidy(heard[: match.start()])
+                return int(match[1]), _tidy(heard[: match.start()].rpartition(f"{mark}begin")[2])
         return None
 
     def _handed_over(self) -> bool:
