@@ -296,10 +296,8 @@ def tree() -> Path:
     """The root of the wheel's image, unpacked once for all tests of this machine."""
     into = CACHE / "alpine"
     if not (into / "etc/os-release").exists():
-        image, files = (
-            _find("qemu-img", "qemu-utils"),
-            _find("debugfs", "e2fsprogs"),
-        )  # they take the lock too
+        # Looking for a program takes the lock too.
+        image, files = _find("qemu-img", "qemu-utils"), _find("debugfs", "e2fsprogs")
         with _locked():
             if not (into / "etc/os-release").exists():
                 _unpack(into, image, files)
