@@ -17,10 +17,10 @@ from kairosbuild.core.errors import InputError, nearest
 from kairosbuild.sources import machine
 
 DEFAULTS = {
-    "debian": "",
-    "debian-security": "",
-    "ubuntu": "http://archive.ubuntu.com/ubuntu",
-    "ubuntu-security": "http://security.ubuntu.com/ubuntu",
+    "debian": "http://ftp.debian.org/debian",
+    "debian-security": "http://ftp.debian.org/debian-security",
+    "ubuntu": "https://mirrors.edge.kernel.org/ubuntu",
+    "ubuntu-security": "https://mirrors.kernel.org/ubuntu",
     "ubuntu-ports": "http://ports.ubuntu.com/ubuntu-ports",
     "fedora": "https://dl.fedoraproject.org/pub/fedora/linux/releases",
     "fedora-updates": "https://dl.fedoraproject.org/pub/fedora/linux/updates",
@@ -30,7 +30,8 @@ DEFAULTS = {
     "alpine": "https://dl-cdn.alpinelinux.org/alpine",
     "arch": "https://geo.mirror.pkgbuild.com",
 }
-"""The distribution's public mirror of each name; Debian's is never guessed, it has to be configured. What follows in a uri:
+"""A public mirror of each name, for a machine that was told of none: the distribution's own, for Ubuntu kernel.org's,
+which carry the security pockets too. What follows in a uri:
 
 `debian:`, `ubuntu:` `dists/…` and `pool/…`; `ubuntu-ports` serves arm64
 `fedora:43/Everything/x86_64/os/…`, `fedora-updates:43/Everything/x86_64/…`
@@ -60,20 +61,10 @@ class Mirrors:
         return self.serves(uri) and uri.startswith(_APT)
 
     def located(self, uri: str) -> tuple[str, ...]:
-        """The addresses of a uri in the order to ask; one that is relative to no mirror is its own.
-
-        Raises InputError (`mirror-missing`).
-        """
+        """The addresses of a uri in the order to ask; one that is relative to no mirror is its own."""
         name, _, path = uri.partition(":")
         if not self.serves(uri):
             return (uri,)
-        if not self.places[name]:
-            raise InputError(
-                f"nothing says where the mirror {name} is",
-                reason="mirror-missing",
-                hint=f"--mirror {name}=URL, KBUILD_MIRROR_{name.upper().replace('-', '_')}=URL, or "
-                f"`mirrors: {{{name}: URL}}` in BUILD.yaml or ~/.config/kairosbuild/config.yaml",
-            )
         return tuple(f"{place}/{path}" for place in self.places[name].split())
 
 
@@ -115,6 +106,6 @@ def _checked(name: str, place: str) -> str:
         raise InputError(
             f"the mirror {name} is at {place!r}, which is no address",
             reason="mirror-address",
-            hint=f"write it as {DEFAULTS[name] or 'https://HOST/' + name}",
+            hint=f"write it as {DEFAULTS[name]}",
         )
     return place
