@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from kairosbuild import __version__
@@ -37,6 +37,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def _parse(verb: Verb, words: Sequence[str]) -> argparse.Namespace:
     """A verb's arguments; nodes may stand behind flags."""
     made = _parser(verb)
+    if set(_HELP).isdisjoint(words):
+        made.usage = ""  # nobody will read it, and argparse would write it before anything else
     arguments, rest = made.parse_known_intermixed_args(words)
     if rest:
         _refuse(verb, rest[0])
@@ -63,11 +65,12 @@ def _parser(verb: Verb) -> _Parser:
         prog=f"kbuild {verb.name}",
         description=_sentence(verb.help),
         epilog="examples:\n" + "\n".join(f"  {line}" for line in verb.examples),
-        formatter_class=_Help,
+        formatter_class=partial(argparse.HelpFormatter, width=100),
         allow_abbrev=False,
     )
     for flag in verb.flags:
         made.add_argument(*flag.names, help=flag.help, **_more(flag))
+    made.formatter_class = _Help  # each flag added makes one, and ours asks the terminal for its width
     return made
 
 
@@ -108,6 +111,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     """Examples keep their lines; colour is ours to decide, not argparse's of a later Python."""
 
     def __init__(self, prog: str, **more: Any) -> None:
+        import shutil
+
         if sys.version_info >= (3, 14):
             more["color"] = False
         width = min(100, shutil.get_terminal_size((100, 24)).columns)

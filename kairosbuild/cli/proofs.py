@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from kairosbuild.execute.engine import Outcome
     from kairosbuild.keys.keys import Signer
     from kairosbuild.proof.view import Layer
-    from kairosbuild.recipe.declaration import Publish, Recipe
+    from kairosbuild.recipe.declaration import Recipe
+    from kairosbuild.recipe.publication import Publish
     from kairosbuild.registry.documents import Package
     from kairosbuild.registry.referrers import Referrer
     from kairosbuild.registry.target import Target

@@ -55,10 +55,11 @@ def running(arguments: argparse.Namespace) -> Iterator[Parts]:
 
 def failures(parts: Parts, outcome: Outcome) -> int:
     """Tell what failed (each error carries the end of its log) and keep the whole logs; the exit code."""
-    from kairosbuild.cli import logs
     from kairosbuild.cli.main import INTERRUPTED, report
 
     for name, problem in outcome.failed.items():
+        from kairosbuild.cli import logs
+
         report(problem, json=False)
         logs.keep(parts.store_root(), parts.arguments.recipe, name, problem)
     for name, needed in outcome.skipped.items():

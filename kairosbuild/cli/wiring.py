@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from kairosbuild.cli import given
 from kairosbuild.execute.engine import Request, Wiring
-from kairosbuild.store.store import VERSION as STORE_VERSION
+from kairosbuild.store import version
 
 if TYPE_CHECKING:
     from kairosbuild.cli.sharing import Sharing
@@ -95,7 +95,7 @@ class Parts:
     def store_root(self) -> str:
         """The store's folder without opening it; the workspace is read only when nothing says where."""
         said = getattr(self.arguments, "cache_dir", None)
-        return os.path.join(os.path.abspath(said or given.cache_dir(self.arguments.recipe)), STORE_VERSION)
+        return os.path.join(os.path.abspath(said or given.cache_dir(self.arguments.recipe)), version.VERSION)
 
     @property
     def workspace(self) -> Workspace:

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from kairosbuild.execute.results import Results
     from kairosbuild.execute.session import Session
     from kairosbuild.graph.node import KindTable
-    from kairosbuild.recipe.declaration import Declaration, Publish, Recipe
+    from kairosbuild.recipe.declaration import Declaration, Recipe
+    from kairosbuild.recipe.publication import Publish
     from kairosbuild.store.store import Store
 
 
@@ -144,7 +145,7 @@ class Outcome:
     def publish(self) -> Publish:
         """What the recipe publishes."""
         from kairosbuild.core.errors import Origin
-        from kairosbuild.recipe.declaration import Publish, PublishedCell
+        from kairosbuild.recipe.publication import Publish, PublishedCell
 
         targets, to, tags, requires, origin, cells, sbom, *proof = self._head["publish"]
         place = Origin(*origin) if origin else None
@@ -274,15 +275,15 @@ class _Lines(Mapping[str, Found]):
         return self._found[name]
 
     def _read(self, name: str) -> Found:
-        from kairosbuild.execute.remember import result_of
+        from kairosbuild.core.digest import Blob
 
         if self._index is None:
             self._index = {name: i for i, name in enumerate(self._memory.names)}
-        line = self._memory.node(self._index[name])
-        result = result_of(line[4], line[5])
+        kind, result = self._memory.result(self._index[name])
         if result is None:
             raise KeyError(name)
-        return Found(line[0][1], result.key, result.outputs)
+        key, outputs = result
+        return Found(kind, key, {output: Blob(*blob) for output, blob in outputs.items()})
 
     def __iter__(self) -> Any:
         return iter(self._memory.names)

@@ -93,6 +93,11 @@ class Memory:
         """The line of one node."""
         return json.loads(self._lines[3 + index])
 
+    def result(self, index: int) -> tuple[str, Any]:
+        """The kind of a node and its result (see `remember`), None when it has none."""
+        line = self.node(index)
+        return line[0][1], line[4]
+
     def raw(self, index: int) -> bytes:
         """The same, as it is written."""
         return self._lines[3 + index]

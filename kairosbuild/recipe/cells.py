@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 from kairosbuild.core.errors import InputError, KbuildError
 from kairosbuild.recipe.checks import Node
-from kairosbuild.recipe.declaration import Declaration, PublishedCell
+from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.instances import info_of
 from kairosbuild.recipe.located import Located, Text
 from kairosbuild.recipe.matrix import Cell, Matrix, platform_of, restricted, suffixed
+from kairosbuild.recipe.publication import PublishedCell
 from kairosbuild.recipe.typed import Typed
 
 CellKey = tuple[tuple[str, str], ...]

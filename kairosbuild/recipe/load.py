@@ -12,11 +12,12 @@ from typing import Any
 from kairosbuild.core.errors import InputError, KbuildError, Origin, nearest, raise_problems
 from kairosbuild.recipe import cells, checks, matrix, variables
 from kairosbuild.recipe.compose import Composed, compose
-from kairosbuild.recipe.declaration import Declaration, Publish, PublishedCell, Recipe
+from kairosbuild.recipe.declaration import Declaration, Recipe
 from kairosbuild.recipe.fields import infos
 from kairosbuild.recipe.language import ALSO_NODE, ALSO_TOP, NODE_NAME, RECIPE_NAME, NodeHints, RecipeSpec
 from kairosbuild.recipe.located import Fields, Located, Text, describe
 from kairosbuild.recipe.matrix import Cell
+from kairosbuild.recipe.publication import Publish, PublishedCell
 from kairosbuild.recipe.typed import Reader, Typed
 from kairosbuild.recipe.workspace import Workspace
 

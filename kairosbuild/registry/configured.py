@@ -9,7 +9,6 @@ nobody vouches for is not taken either way. Short names and credential helpers a
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,12 +125,27 @@ def _files(environ: Mapping[str, str], etc: Path) -> Iterable[Path]:
 
 def _read(file: Path) -> list[Table]:
     try:
-        document = tomllib.loads(file.read_text())
+        document = _document(file.read_text())
     except (OSError, ValueError) as error:
         raise _wrong(file, str(error)) from None
     if "registries" in document:
         raise _wrong(file, "version 1 of its format is not read", "write [[registry]] tables")
     return [_table(row, file) for row in _rows(document, "registry", file)]
+
+
+def _document(text: str) -> Mapping[str, Any]:
+    """What a file says of registries, nothing where no line begins to: short names are many, and TOML slow to read."""
+    if not any(map(_speaks, text.splitlines())):
+        return {}
+    import tomllib
+
+    return tomllib.loads(text)
+
+
+def _speaks(line: str) -> bool:
+    """Whether a line names registries; `"registry" = "docker.io/library/registry"` is a short name."""
+    start = line.lstrip(" \t[\"'")
+    return start.startswith("registr") and ("[" in line or line.strip() == start.strip())
 
 
 def _table(row: Mapping[str, Any], file: Path) -> Table:

@@ -27,15 +27,16 @@ class Hashing:
         if not self._aside:
             self._sha.update(data)
             return
-        self._wait()
+        self.settle()
         self._last = _crew().submit(self._sha.update, data)
 
     def digest(self) -> str:
         """What it comes to."""
-        self._wait()
+        self.settle()
         return f"sha256:{self._sha.hexdigest()}"
 
-    def _wait(self) -> None:
+    def settle(self) -> None:
+        """Wait until every piece is hashed."""
         if self._last is not None:
             self._last.result()
 

@@ -16,7 +16,6 @@ from kairosbuild.core.digest import Blob, is_digest
 from kairosbuild.core.errors import HostError
 from kairosbuild.registry.client import Access, Client
 from kairosbuild.registry.hashing import Hashing
-from kairosbuild.registry.manifests import read_index
 from kairosbuild.registry.reference import Reference
 from kairosbuild.registry.retry import Fault
 from kairosbuild.registry.target import (
@@ -98,6 +97,7 @@ class RemoteTarget:
             for piece in reply.pieces(blob.size - got.moved + 1):
                 got.take(piece)
                 progress(got.moved)
+            got.settle()
 
     def read_range(self, blob: Blob, start: int, end: int) -> bytes:
         """The bytes from `start` up to `end`; the caller verifies them. Raises HostError `registry-no-ranges`."""
@@ -236,6 +236,8 @@ class RemoteTarget:
         return bool(self._client.retry(put))
 
     def _referrers_page(self, url: str) -> tuple[tuple[Descriptor, ...] | None, str]:
+        from kairosbuild.registry.manifests import read_index
+
         with self._client.request("GET", url, access=self._pull, ok=(200, 404)) as reply:
             data = reply.read_all(LARGEST_MANIFEST)
             if reply.status == 404:
@@ -306,6 +308,10 @@ class _Received:
         """More of it. The piece before may be overwritten from here on, this one may not."""
         self._sha.update(piece)
         self._out.write(piece)
+
+    def settle(self) -> None:
+        """Be done with every piece."""
+        self._sha.settle()
 
     def restart(self) -> None:
         """From the first byte."""

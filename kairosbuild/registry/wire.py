@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -30,9 +30,9 @@ SMALL = 64 << 10  # bytes of a reply that is only for people, or that are read t
 _TRUST = "`registry: {ca: FILE}` in BUILD.yaml, or SSL_CERT_FILE, names who is trusted"
 _PORTS = {"http": 80, "https": 443}
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-_NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
+_NEXT = r'<([^>]*)>\s*;\s*rel="?next"?'
 _SAFE = "!#$%&'()*+,/:;=?@[]~"  # what may stand in an address as it is
-_REFUSED = re.compile(r"Tunnel connection failed: (\d+)")
+_REFUSED = r"Tunnel connection failed: (\d+)"
 _PASSING = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 Body = bytes | Iterable[memoryview]
@@ -62,6 +62,7 @@ class _Line:
     connection: http.client.HTTPConnection
     proxy: Proxy | None = None
     whole: bool = True  # all of the last request went out
+    buffers: list[memoryview] = field(default_factory=list)  # of whatever comes; to get memory takes time
 
     @property
     def usable(self) -> bool:
@@ -113,7 +114,7 @@ class Wire:
         except BaseException:  # the body's own: what was promised will not come
             line.connection.close()
             raise
-        return Reply(method, url, raw, partial(self._done, origin, line))
+        return Reply(method, url, raw, line.buffers, partial(self._done, origin, line))
 
     def _line(self, origin: Origin) -> _Line:
         with self._lock:
@@ -173,7 +174,12 @@ class Reply:
     """What came back. Its body is read once, by whoever wants it; then it is to be finished."""
 
     def __init__(
-        self, method: str, url: str, raw: http.client.HTTPResponse, done: Callable[[bool], None]
+        self,
+        method: str,
+        url: str,
+        raw: http.client.HTTPResponse,
+        buffers: list[memoryview],
+        done: Callable[[bool], None],
     ) -> None:
         self.method = method
         self.url = url
@@ -181,6 +187,7 @@ class Reply:
         self.reason = raw.reason
         self.headers = raw.headers
         self._raw = raw
+        self._buffers = buffers
         self._done = done
 
     @property
@@ -191,21 +198,23 @@ class Reply:
     @property
     def following(self) -> str:
         """The address of the next page, "" on the last (distribution-spec, Listing Tags; RFC 8288)."""
-        found = _NEXT.search(self.headers.get("Link", ""))
+        found = re.search(_NEXT, self.headers.get("Link", ""))
         return found[1] if found else ""
 
     def pieces(self, limit: int) -> Iterator[memoryview]:
-        """The body as it was sent, at most `limit` bytes. A piece holds until the next but one is asked for.
+        """The body as it was sent, at most `limit` bytes. A piece holds until the next but one is asked for,
+        and none for longer than the reply, whose buffers are then the next one's.
 
         Raises Fault when the connection breaks off, HostError `registry-lied` for what is encoded.
         """
         if self.headers.get("Content-Encoding", "identity") != "identity":
             raise HostError(f"{self.place}: encoded, unasked", reason="registry-lied")
-        buffers = [memoryview(bytearray(min(limit, PIECE))) for _ in range(2)]
-        while limit > 0 and (got := self._read(buffers[0][:limit])):
-            yield buffers[0][:got]
+        while len(self._buffers) < 2:
+            self._buffers.append(memoryview(bytearray(PIECE)))
+        while limit > 0 and (got := self._read(self._buffers[0][:limit])):
+            yield self._buffers[0][:got]
             limit -= got
-            buffers.reverse()
+            self._buffers.reverse()
 
     def read_all(self, limit: int) -> bytes:
         """The whole body. Raises HostError `registry-lied` when it is longer than `limit` bytes."""
@@ -305,7 +314,7 @@ def _not_connected(origin: Origin, proxy: Proxy | None, problem: Exception) -> F
         return HostError(f"{origin.host}: {_words(problem)}", reason="registry-tls", hint=_TRUST)
     by = f" (by the proxy {proxy.host}:{proxy.port})" if proxy else ""
     what = f"{origin.host}:{origin.port}{by}: {_words(problem)}"
-    refusal = _REFUSED.match(str(problem))
+    refusal = re.match(_REFUSED, str(problem))
     if proxy and refusal and not refusal[1].startswith("5"):
         return HostError(what, reason="registry-proxy", hint="HTTPS_PROXY and NO_PROXY say who is asked")
     return Fault(what, reason="registry-unreachable", silent=not refusal)

@@ -15,6 +15,7 @@ from kairosbuild.core.digest import Blob
 from kairosbuild.store.cas import Cas
 from kairosbuild.store.lease import Lease, Leases
 from kairosbuild.store.locks import Locks
+from kairosbuild.store.version import VERSION
 
 if TYPE_CHECKING:
     from kairosbuild.store.actions import ActionCache
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from kairosbuild.store.trees import Trees
     from kairosbuild.store.verify import Verified
 
-VERSION = "v1"  # of the layout; another one lives beside it
 _TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of kairosbuild: https://bford.info/cachedir/\n"
 )

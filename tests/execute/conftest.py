@@ -19,8 +19,9 @@ from kairosbuild.execute.engine import Outcome, Request, Wiring
 from kairosbuild.execute.results import Results
 from kairosbuild.graph.action import Action, ActionResult
 from kairosbuild.graph.node import UNLOCKED, Locked, Material
-from kairosbuild.recipe.declaration import Declaration, Publish, Recipe
+from kairosbuild.recipe.declaration import Declaration, Recipe
 from kairosbuild.recipe.fields import flag, integer, refs, sourcemap, text, texts
+from kairosbuild.recipe.publication import Publish
 from kairosbuild.store.store import Store
 
 

@@ -101,6 +101,13 @@ def test_what_is_blocked_is_refused(tmp_path: Path) -> None:
         Registries(configured=lambda: configured(tmp_path)).open("a.blocked.example/x")
 
 
+def test_short_names_alone_are_not_read_as_toml(tmp_path: Path) -> None:
+    text = '[aliases]\n"registry" = "docker.io/library/registry"\nthis line is no TOML\n'
+    assert configured(tmp_path, text) == Configured()
+    with pytest.raises(InputError):
+        configured(tmp_path, text + '["registry"]\n')
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -69,19 +69,19 @@ def _publish(parts: Parts, outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _copy_out(parts: Parts, outcome: Outcome, copies: Any) -> None:
-    from kairosbuild.cli.copying import copy_out
-
     for node, file in copies.items():
+        from kairosbuild.cli.copying import copy_out
+
         copy_out(parts, outcome, node, file)
 
 
 def _tell(outcome: Outcome, published: list[dict[str, Any]], seconds: float, *, dry: bool) -> None:
-    from kairosbuild.cli.verbs.cache import size
-
     out = sys.stderr
     for row in published:
         state = err.dim("as before") if row["skipped"] else err.green("published")
         if dry and not row["skipped"]:
+            from kairosbuild.cli.verbs.cache import size
+
             state = err.yellow(f"would send {size(row['uploaded'])}")
         print(f"{state}  {row['references'][0]}  {err.dim(row['digest'])}", file=out)
     mark = err.green("done") if outcome.ok else err.red("stopped" if outcome.interrupted else "failed")
