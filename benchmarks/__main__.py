@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
         for name in ORDER:
             print(f"{name:14} {find(name).doc}")
         return 0
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its byte code
     results = []
     for name in ORDER if names == ["all"] else names:
         results.append(find(name).run())

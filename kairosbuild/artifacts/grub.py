@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kairosbuild.artifacts.entry import BootEntry
-from kairosbuild.boot import grub, uki
+from kairosbuild.boot import grub, iso9660, uki
 from kairosbuild.core.digest import Blob
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import Outputs, Task
@@ -115,4 +115,37 @@ def core_at(image: bytes, at: int) -> bytes:
     """GRUB's core image, made to load its own rest, which follows its first sector."""
     made = bytearray(image)
     struct.pack_into("<Q", made, 512 - 12, at + 1)
+    return bytes(made)
+
+
+# -- CDs: the same image for the firmware's El Torito, and for a stick that the ISO was copied to -----
+
+ELTORITO_SECTORS = 4
+"""How many sectors of the core image a BIOS loads from a CD; they load the rest."""
+
+ON_CDS = "boot/kbuild"
+"""A file that no other medium has. GRUB looks at the medium it was started from first."""
+
+_BOOT_INFO = struct.Struct("<IIII40x")  # the volume's descriptor, the image's block, length and sum
+
+
+def for_cds(task: Task) -> Mapping[str, Blob]:
+    """The images for ISOs, made once for all of them."""
+    return core(task, "i386-pc-eltorito", f"/{ON_CDS}")
+
+
+def eltorito(image: bytes, block: int) -> bytes:
+    """GRUB's core image for a CD, made to find its rest, with the table that such images have at byte 8."""
+    made = bytearray(image)
+    struct.pack_into("<Q", made, 2548, block * 4 + 5)
+    words = bytes(made[64:]) + bytes(-len(made) % 4)
+    total = sum(word for (word,) in struct.iter_unpack("<I", words)) & 0xFFFFFFFF
+    _BOOT_INFO.pack_into(made, 8, iso9660.DESCRIPTORS, block, len(image), total)
+    return bytes(made)
+
+
+def hybrid_sector(image: bytes, at: int) -> bytes:
+    """GRUB's boot_hybrid.img, made to load the core image of a CD that begins at this byte; its first 440 bytes."""
+    made = bytearray(image[:440])
+    struct.pack_into("<Q", made, 0x1B0, at // 512 + 4)
     return bytes(made)

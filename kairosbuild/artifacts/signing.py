@@ -12,18 +12,20 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kairosbuild.boot import authenticode, pcr, uki
 from kairosbuild.core.canonical import dumps
 from kairosbuild.core.errors import InputError, KbuildError
 from kairosbuild.graph.node import Task
-from kairosbuild.keys import cms
-from kairosbuild.keys.certificate import Certificate, certificate, key_at, mismatch
 from kairosbuild.keys.der import octets, oid, sequence, tagged
-from kairosbuild.keys.enrolment import NAMES
-from kairosbuild.keys.keys import Signer, public_key, signer
 from kairosbuild.recipe.fields import choice, source, text
+
+if (
+    TYPE_CHECKING
+):  # what signs is loaded when there is something to sign: it costs more than laying out a disk
+    from kairosbuild.keys.certificate import Certificate
+    from kairosbuild.keys.keys import Signer
 
 ROLE = "sign"
 _INDIRECT, _PE = "1.3.6.1.4.1.311.2.1.4", "1.3.6.1.4.1.311.2.1.15"
@@ -65,6 +67,8 @@ class Signing:
 
     def pe(self, image: bytes) -> bytes:
         """A PE image with its signature. Raises `already-signed`."""
+        from kairosbuild.keys import cms
+
         made = authenticode.padded(image)
         empty = sequence(tagged(0x03, b"\0"), tagged(0xA0, tagged(0xA2, tagged(0x80, b""))))
         said = sequence(sequence(oid(_PE), empty), sequence(_SHA256, octets(authenticode.digest(made))))
@@ -83,6 +87,8 @@ class Signing:
         """Files of an EFI partition that systemd-boot enrols, and what it is told. Raises `enrol-missing`."""
         if not self.spec.enrol:
             return {}
+        from kairosbuild.keys.enrolment import NAMES
+
         role = f"{ROLE}.enrol"
         there = {one.logical for one in self._task.sources[role]}
         if problem := _unenrolled(self._task.name, self.spec.enrol, there):
@@ -96,6 +102,8 @@ class Signing:
         return self._task.source_path(f"{ROLE}.{name}", "").read_bytes()
 
     def _pcr_signer(self) -> Signer:
+        from kairosbuild.keys.keys import public_key, signer
+
         found = signer(_reference(self._task, self.spec.certificate, self.spec.pcr_key, "pcr_key"))
         said = public_key(self._source("pcr_public"), self.spec.pcr_public).pem()
         if found.public.pem() != said:
@@ -116,6 +124,8 @@ def signs_as(task: Task, named: str, key: str) -> tuple[Certificate, Signer]:
 
     Raises `key-missing`, `key-mismatch`.
     """
+    from kairosbuild.keys.certificate import certificate
+
     found = certificate(task.source_path(f"{ROLE}.certificate", "").read_bytes(), named)
     return found, found.signer(_reference(task, named, key, "key"), task.name)
 
@@ -128,6 +138,8 @@ def _reference(task: Task, named: str, said: str, field: str) -> str:
             reason="key-missing",
             hint=f"sign: {{{field}: …}}, or a cache that has the signed artifact",
         )
+    from kairosbuild.keys.certificate import key_at
+
     at = str(task.source_path(f"{ROLE}.certificate", ""))
     return key_at(said, Path(at.removesuffix(named)))
 
@@ -137,6 +149,9 @@ def key_complaints(name: str, spec: Any, root: Path) -> Iterator[KbuildError]:
     sign: SignSpec | None = spec.sign
     if not sign:
         return
+    from kairosbuild.keys.certificate import key_at, mismatch
+    from kairosbuild.keys.enrolment import NAMES
+
     if problem := mismatch(root / sign.certificate, sign.key and key_at(sign.key, root), name):
         yield problem
     there = {f"{one}.auth" for one in NAMES if (root / sign.enrol / f"{one}.auth").exists()}
@@ -145,6 +160,8 @@ def key_complaints(name: str, spec: Any, root: Path) -> Iterator[KbuildError]:
 
 
 def _unenrolled(name: str, folder: str, there: Collection[str]) -> InputError | None:
+    from kairosbuild.keys.enrolment import NAMES
+
     if missing := [one for one in NAMES if f"{one}.auth" not in there]:
         return InputError(
             f"{name}: {folder} has no {missing[0]}.auth",

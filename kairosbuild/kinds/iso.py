@@ -2,13 +2,13 @@
 
 One ISO 9660 filesystem with the layers in their boot form. UEFI starts a unified kernel image out of an EFI
 partition inside it, a BIOS starts GRUB, kernel and initrd; both ways from a CD and from a disk that the file was
-copied to. xorriso writes it with nothing of the clock.
+copied to. Its bytes are computed; it is then written once, front to back.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,35 +20,18 @@ from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, BootEntry, boot_entry, unified
 from kairosbuild.artifacts.installer import installer
 from kairosbuild.artifacts.partitions import up
-from kairosbuild.artifacts.signing import Signing, SignSpec, key_complaints, signing
+from kairosbuild.artifacts.signing import SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import Stack, stack_of_image
-from kairosbuild.boot import fat
-from kairosbuild.boot.sparse import Sparse
+from kairosbuild.boot import fat, gpt, iso9660
+from kairosbuild.boot.sparse import Part, Sparse
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import KbuildError
-from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import flag, record, ref, text, texts
 
-# The offset makes the volume reach over the appended partition: firmware looks for no boot image beyond its end.
-_SCRIPT = """
-label=$1 date=$2 uuid=$3
-shift 3
-set -- -as mkisofs -o /out/iso -V "$label" -J -joliet-long -r -iso-level 3 "$@" \\
-    -append_partition 2 C12A7328-F81F-11D2-BA4B-00A0C93EC93B /in/efi.img -appended_part_as_gpt \\
-    -partition_offset 16
-set -- "$@" -e --interval:appended_partition_2:all:: -no-emul-boot /in/tree
-export SOURCE_DATE_EPOCH
-xorriso -no_rc -report_about WARNING "$@" \\
-    --modification-date="$date" --set_all_file_dates "=$SOURCE_DATE_EPOCH" --gpt_disk_guid "$uuid"
-"""
-_BIOS = (
-    *("--grub2-mbr", "/in/hybrid"),
-    *("-c", "boot/boot.cat", "-b", "boot/grub/core.img", "-no-emul-boot", "-boot-load-size", "4"),
-    *("-boot-info-table", "--grub2-boot-info", "-eltorito-alt-boot"),
-)
-_UEFI_ALONE = ("-c", "boot.cat")
+_IDENTITY = uuid.UUID("0f1f3b86-2d0a-4f0c-9d49-6b6275697365")  # names that uuid5 derives from
+_CORE = "boot/grub/core.img"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +53,13 @@ class Iso:
     """See the module."""
 
     name: ClassVar[str] = "iso"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     Spec: ClassVar[type] = IsoSpec
     produces: ClassVar[str] = "iso"
 
     def tools(self, spec: IsoSpec) -> tuple[str, ...]:
-        """mkfs.erofs and zstd; the stub and what the initrd is made of; xorriso and GRUB."""
-        return ("image", "boot", "media")
+        """mkfs.erofs and zstd; the stub and what the initrd is made of; GRUB."""
+        return ("image", "boot", "media") if spec.bios else ("image", "boot")
 
     def check(
         self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
@@ -99,15 +82,18 @@ class Iso:
         stack = stack_of_image(task)
         label = _label(stack)
         entry = boot_entry(task, stack, spec.cmdline, (f"kbuild.disk=LABEL={label}",))
-        inputs = {"efi.img": _efi(task, entry, label, signs)}
-        inputs |= {f"tree/layers/{name}": blob for name, blob in stack.forms.items()}
+        files: dict[str, bytes | Part] = {
+            f"layers/{name}": _part(task, blob) for name, blob in stack.forms.items()
+        }
         install = installer(task, stack, spec.cmdline, signs, bios=spec.bios)
-        inputs |= {f"tree/install/{path}": task.put_bytes(data) for path, data in install.items()}
+        files |= {f"install/{path}": data for path, data in install.items()}
         if spec.bios:
-            inputs |= _for_bios(task, entry, label)
-        made = _written(task, label, inputs)
-        files = (File(f"{spec.entry}.iso", "iso", made),)
-        return {"iso": made, "artifact": task.put_bytes(document("iso", files))}
+            files |= _for_bios(task, entry)
+        disk = _laid_out(task, label, files, {"EFI/BOOT/BOOTX64.EFI": unified(task, entry, signs)})
+        disk.write_raw(task.scratch / "iso")
+        made = task.put_file(task.scratch / "iso")
+        listed = (File(f"{spec.entry}.iso", "iso", made),)
+        return {"iso": made, "artifact": task.put_bytes(document("iso", listed))}
 
 
 def _label(stack: Stack) -> str:
@@ -115,35 +101,62 @@ def _label(stack: Stack) -> str:
     return "KBUILD_" + hashlib.sha256(" ".join(sorted(stack.forms)).encode()).hexdigest()[:12].upper()
 
 
-def _efi(task: Task, entry: BootEntry, label: str, signs: Signing | None) -> Blob:
-    """The EFI partition: a filesystem with the UKI where firmware looks for removable media."""
-    files = {"EFI/BOOT/BOOTX64.EFI": unified(task, entry, signs)}
-    length = up(fat.least(map(len, files.values())))
-    disk = Sparse(length)
-    disk.add_all(0, fat.build(fat.Volume(length, "ESP", int(label[-8:], 16), task.epoch), files))
-    disk.write_raw(task.scratch / "efi.img")
-    return task.put_file(task.scratch / "efi.img")
-
-
-def _for_bios(task: Task, entry: BootEntry, label: str) -> Mapping[str, Blob]:
+def _for_bios(task: Task, entry: BootEntry) -> dict[str, bytes | Part]:
     """GRUB, its configuration, kernel and initrd."""
-    marker = f"/boot/{label}"
-    made = grub.core(task, "i386-pc-eltorito", marker)
-    config = grub.configuration(entry, "/boot/linux", "/boot/initrd", task.spec.entry)
     return {
-        "hybrid": made["hybrid"],
-        "tree/boot/grub/core.img": made["core"],
-        "tree/boot/grub/grub.cfg": task.put_bytes(config),
-        "tree/boot/linux": entry.kernel,
-        "tree/boot/initrd": entry.initrd,
-        f"tree{marker}": task.put_bytes(b"this medium\n"),
+        _CORE: task.path(grub.for_cds(task)["core"]).read_bytes(),
+        "boot/grub/grub.cfg": grub.configuration(entry, "/boot/linux", "/boot/initrd", task.spec.entry),
+        "boot/linux": _part(task, entry.kernel),
+        "boot/initrd": _part(task, entry.initrd),
+        grub.ON_CDS: b"an ISO that starts from here\n",
     }
 
 
-def _written(task: Task, label: str, inputs: Mapping[str, Blob]) -> Blob:
-    at = time.strftime("%Y%m%d%H%M%S00", time.gmtime(task.epoch))
-    identity = f"{label[-12:].lower():0>32}"
-    bios = _BIOS if task.spec.bios else _UEFI_ALONE
-    command = ("/bin/sh", "-euc", _SCRIPT, "iso", label, at, identity, *bios)
-    action = Action(command, (task.tools("media"),), inputs, ("iso",), platform=task.platform)
-    return task.execute(action).outputs["iso"]
+def _laid_out(task: Task, label: str, files: dict[str, bytes | Part], started: Mapping[str, bytes]) -> Sparse:
+    """The filesystem, behind it the EFI partition, in front of it what starts a BIOS from a disk.
+
+    The volume is said to reach over all of it: firmware looks for no boot image beyond its end.
+    """
+    tree = iso9660.Tree({path: _size(content) for path, content in files.items()})
+    start, length = up(tree.end), up(fat.least(map(len, started.values())))
+    disk = Sparse(start + length + gpt.ALIGN)
+    disk.add_all(0, gpt.build(disk.size, _identity("disk", label), _partitions(label, start, length)))
+    boots = [iso9660.Boot(iso9660.UEFI, start)]
+    if task.spec.bios:
+        boots.insert(0, iso9660.Boot(iso9660.BIOS, tree.at[_CORE], grub.ELTORITO_SECTORS))
+        _place_grub(task, disk, files, tree.at[_CORE])
+    disk.add_all(0, tree.pieces(iso9660.Volume(label, task.epoch, disk.size), boots))
+    for path, content in files.items():
+        disk.add(tree.at[path], content)
+    volume = fat.Volume(length, "ESP", int(label[-8:], 16), task.epoch, start // gpt.SECTOR)
+    disk.add_all(start, fat.build(volume, started))
+    return disk
+
+
+def _partitions(label: str, start: int, length: int) -> tuple[gpt.Partition, ...]:
+    """The EFI partition, which is all that firmware asks for; before it a name for what is no free space."""
+    taken = iso9660.DESCRIPTORS * iso9660.BLOCK
+    return (
+        gpt.Partition(gpt.LINUX, _identity("partition 0", label), "iso9660", taken, start - taken),
+        gpt.Partition(gpt.ESP, _identity("partition 1", label), "esp", start, length),
+    )
+
+
+def _place_grub(task: Task, disk: Sparse, files: dict[str, bytes | Part], at: int) -> None:
+    """GRUB told where it lies, by the firmware of a CD and by the first sector of a disk."""
+    core = files[_CORE]
+    assert isinstance(core, bytes), "it was read to be changed"
+    files[_CORE] = grub.eltorito(core, at // iso9660.BLOCK)
+    disk.replace(0, grub.hybrid_sector(task.path(grub.for_cds(task)["hybrid"]).read_bytes(), at))
+
+
+def _identity(what: str, label: str) -> uuid.UUID:
+    return uuid.uuid5(_IDENTITY, f"{what} {label}")
+
+
+def _part(task: Task, blob: Blob) -> Part:
+    return Part(task.path(blob), 0, blob.size)
+
+
+def _size(content: bytes | Part) -> int:
+    return content.size if isinstance(content, Part) else len(content)

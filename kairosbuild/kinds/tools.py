@@ -28,7 +28,7 @@ PURPOSES: dict[str, tuple[str, ...]] = {
         "libtss2-rc0t64", "libtss2-tcti-device0t64",
     ),
     "qemu": (*SHELL, "qemu-system-x86", "ovmf", "swtpm", "busybox-static"),
-    "media": (*SHELL, "grub-common", "grub-pc-bin", "squashfs-tools", "xorriso"),
+    "media": (*SHELL, "grub-common", "grub-pc-bin", "squashfs-tools"),
     "apt": (*SHELL, "apt", "dpkg"),
     "kernel": (
         *SHELL, "base-files", "bash", "bc", "bison", "bzip2", "cpio", "diffutils", "flex", "gcc", "kmod", "libc6-dev",

@@ -95,7 +95,7 @@ ALSO = {
         "kairosbuild.keys.der",
         *WRITER,
     ),
-    "iso": (*DISK, *WRITER),
+    "iso": (*DISK, "kairosbuild.boot.iso9660", *WRITER),
     "uki": BOOT,
     "netboot": BOOT,
     "rootfs": (*BOOT, "kairosbuild.artifacts.merged", "kairosbuild.oci.merge", *WRITER),

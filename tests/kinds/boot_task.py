@@ -32,7 +32,7 @@ TOOLS: dict[str, Content] = {
         **{f"usr/lib/libtss2-{name}.so.0": object_file({}) for name in ("esys", "mu", "rc", "tcti-device")},
     },
     "qemu": {"usr/bin/qemu": b"not run here"},
-    "media": {"usr/bin/xorriso": b"not run here"},
+    "media": {"usr/bin/grub-mkimage": b"not run here"},
     "boot": {
         f"{EFI}/linuxx64.efi.stub": stub(),
         f"{EFI}/systemd-bootx64.efi": stub(),

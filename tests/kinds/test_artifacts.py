@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from boot_task import BASE, EMPTY, KERNEL, BootTask, Content, layer, node
+from isos import extracted, xorriso
 from peers import peer
 
 from kairosbuild.artifacts.extension import VeritySignSpec
@@ -36,7 +37,7 @@ from kairosbuild.recipe.fields import infos
 from kairosbuild.store.store import Store
 
 SITE: Content = {"etc": None, "etc/motd": b"site\n"}
-CORE = bytes(512) + b"the rest of GRUB" * 99
+CORE = bytes(512) + b"the rest of GRUB" * 299
 
 
 @pytest.fixture
@@ -112,9 +113,7 @@ def test_all_artifacts_take_the_same_boot_forms(store: Store) -> None:
         kind.build(task)
     others = [action.outputs for action in task.actions[executed:]]
     assert ("layer",) not in others, "no layer is made anew"
-    assert sorted(others) == [("core", "boot", "hybrid"), ("initrd",), ("iso",)], (
-        "the second initrd has network cards"
-    )
+    assert sorted(others) == [("core", "boot", "hybrid"), ("initrd",)], "the second initrd has network cards"
 
 
 def test_a_boot_server_offers_script_kernel_and_layers(store: Store) -> None:
@@ -139,17 +138,48 @@ def test_an_address_the_initrd_cannot_fetch_from_is_told(url: str) -> None:
     assert check is not None and "no http:// address" in check(url)
 
 
-def test_an_iso_has_layers_and_both_ways_to_start(store: Store) -> None:
+def test_an_iso_has_layers_and_both_ways_to_start(store: Store, tmp_path: Path) -> None:
+    outputs, task = made(store, Iso(), IsoSpec(image="os"))
+    image = task.path(outputs["iso"])
+    there = extracted(image, tmp_path / "both")
+    assert {"boot/linux", "boot/initrd", "boot/grub/core.img", "boot/grub/grub.cfg", "boot/kbuild"} <= set(
+        there
+    )
+    assert len([path for path in there if path.startswith("layers/")]) == 3
+    label = re.search(rb"kbuild.disk=LABEL=(\S+)", there["boot/grub/grub.cfg"])[1].decode()
+    told = xorriso(image, "-toc", "-report_el_torito", "plain", "-report_system_area", "plain")
+    assert f", {label}\n" in told
+    assert "El Torito img opts :   1  boot-info-table grub2-boot-info" in told, (
+        "it knows its sum and its place"
+    )
+    assert "MBR protective-msdos-label grub2-mbr" in told
+    assert re.findall(r"GPT partname local : +\d +(.*)", told) == ["iso9660", "esp"]
+    start = int(re.search(r"GPT start and size : +2 +(\d+)", told)[1])
+    read = [peer("mtype", "mtools"), "-i", f"{image}@@{start * 512}", "::EFI/BOOT/BOOTX64.EFI"]
+    kernel = subprocess.run(read, check=True, capture_output=True).stdout
+    assert f"kbuild.disk=LABEL={label}" in cmdline(kernel)
+
+
+def test_an_iso_for_uefi_alone_has_no_grub(store: Store, tmp_path: Path) -> None:
+    outputs, task = made(store, Iso(), IsoSpec(image="os", bios=False))
+    image = task.path(outputs["iso"])
+    assert {path.partition("/")[0] for path in extracted(image, tmp_path / "uefi")} == {"layers"}
+    told = xorriso(image, "-report_el_torito", "plain")
+    assert re.findall(r"El Torito boot img : +\d +(\w+)", told) == ["UEFI"]
+    assert Iso().tools(task.spec) == ("image", "boot")
+
+
+def test_layers_that_change_leave_grub_as_it_is(store: Store) -> None:
     _, task = made(store, Iso(), IsoSpec(image="os"))
-    (action,) = [one for one in task.actions if one.outputs == ("iso",)]
-    paths = set(action.inputs)
-    assert {"efi.img", "hybrid", "tree/boot/linux", "tree/boot/initrd", "tree/boot/grub/core.img"} <= paths
-    assert len([path for path in paths if path.startswith("tree/layers/")]) == 3
-    config = task.path(action.inputs["tree/boot/grub/grub.cfg"]).read_text()
-    label = next(word for word in config.split() if word.startswith("kbuild.disk="))
-    assert label.removeprefix("kbuild.disk=LABEL=") in action.command
-    _, task = made(store, Iso(), IsoSpec(image="os", bios=False))
-    assert not any("grub" in path for path in task.actions[-1].inputs)
+    executed = len(task.actions)
+    other = [layer(store, content) for content in (BASE, KERNEL, {"etc": None, "etc/motd": b"edited\n"})]
+    listed = [
+        {"name": str(n), "layer": one.layer.json(), "index": one.index.json()} for n, one in enumerate(other)
+    ]
+    document = store.cas.put_bytes(dumps({**EMPTY, "layers": listed}))
+    task.inputs = {"image": (Input("os", "image", {"image": document}),)}
+    Iso().build(task)
+    assert [action.outputs for action in task.actions[executed:]] == [("layer",)], "the new layer's boot form"
 
 
 def test_a_bios_disk_starts_with_grub(store: Store, tmp_path: Path) -> None:
