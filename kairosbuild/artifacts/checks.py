@@ -10,7 +10,27 @@ Declarations = Mapping[str, Declaration]
 _ENFORCING = ("module.sig_enforce", "module.sig_enforce=1", "lockdown=integrity", "lockdown=confidentiality")
 
 
-def initrd_complaints(declaration: Declaration, declarations: Declarations) -> Iterator[tuple[str, str, str]]:
+def complaints(declaration: Declaration, declarations: Declarations) -> Iterator[tuple[str, str, str]]:
+    """What the recipe alone tells of whatever boots an image."""
+    yield from _initrd(declaration, declarations)
+    yield from _unsigned(declaration, declarations)
+
+
+def _unsigned(declaration: Declaration, declarations: Declarations) -> Iterator[tuple[str, str, str]]:
+    """Modules nobody signed, in an image that is started with the word that none such be loaded."""
+    image, why = _image(declaration, declarations), _enforced(declaration)
+    for name in image.refs.get("layers", ()) if image and why else ():
+        one = declarations.get(name)
+        if one is not None and one.kind == "drivers" and _has_modules(one):
+            yield (
+                "cmdline",
+                f"{why!r} has the kernel refuse modules without a signature, and those of {name!r} in "
+                f"{declaration.refs['image'][0]!r} have none",
+                f"list a node of kind sign-modules of {name!r} in the image instead",
+            )
+
+
+def _initrd(declaration: Declaration, declarations: Declarations) -> Iterator[tuple[str, str, str]]:
     """An initrd that is made for another kernel than the artifact starts, as far as the recipe tells."""
     for name in declaration.refs.get("initrd", ()):
         if (made := declarations.get(name)) is None or made.kind != "initrd":
@@ -87,6 +107,6 @@ def _has_modules(drivers: Declaration) -> bool:
     return bool(drivers.spec["build"] or drivers.spec["dkms"] or drivers.spec["packages"])
 
 
-def _enforced(kernel: Declaration) -> str:
-    """The argument of a kernel that makes it refuse modules without a signature, or ""."""
-    return next((one for one in kernel.spec.get("cmdline", ()) if one in _ENFORCING), "")
+def _enforced(declaration: Declaration) -> str:
+    """The argument for a kernel that makes it refuse modules without a signature, or ""."""
+    return next((one for one in declaration.spec.get("cmdline", ()) if one in _ENFORCING), "")

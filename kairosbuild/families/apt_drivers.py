@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kairosbuild.core.digest import Blob
-from kairosbuild.core.errors import HostError, InputError
+from kairosbuild.core.errors import HostError, InputError, KbuildError, raise_problems
 from kairosbuild.families.family import DriversRequest
 from kairosbuild.graph.node import Locked, Locker, Material
+from kairosbuild.kernels import abi
+from kairosbuild.kernels.module import Module, read
 
 if TYPE_CHECKING:
     from kairosbuild.sources.debian import Archive
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 IMAGE = re.compile(r"linux-image-(\d[a-z0-9.+~-]*?)(-unsigned)?$")
 MODULES = re.compile(r"(?:usr/)?lib/modules/([^/]+)/.+\.ko(?:\.(?:xz|zst|gz))?")
+_SYMVERS = re.compile(r"usr/src/.+/Module\.symvers")
 _HEADERS = re.compile(r"linux-(headers|kbuild)-\d[a-z0-9.+~-]*$")
 _COMPILER = re.compile(r"gcc-\d+$")
 _FIRMWARE = re.compile(r"(?:usr/)?lib/firmware/(.+)")
@@ -57,7 +60,7 @@ def lock(request: DriversRequest, kernel: Locked, locker: Locker) -> Locked:
     archive = _open(request, kernel, locker)
     dkms = [archive.newest(name) for name in request.dkms]
     ready = [archive.newest(name) for name in request.packages]
-    _check_dkms(dkms, locker)
+    _check_dkms(request, dkms, locker)
     _check_modules(request, ready, kernel, locker)
     asked, holding = _firmware(request, kernel, archive, locker)
     tools = _toolchain(request, kernel, archive)
@@ -116,14 +119,14 @@ def _no_headers(request: DriversRequest, kernel: Locked, archive: Archive) -> In
     )
 
 
-def _check_dkms(packages: Iterable[Package], locker: Locker) -> None:
+def _check_dkms(request: DriversRequest, packages: Iterable[Package], locker: Locker) -> None:
     from kairosbuild.sources.deb import members
 
     for one in packages:
         paths = [e.path for e, _ in members(locker.fetch(one.uri, digest=one.digest, size=one.size))]
         if not any(path.startswith("usr/src/") and path.endswith("/dkms.conf") for path in paths):
             raise InputError(
-                f"the package {one.name} has no dkms.conf: it is not for DKMS",
+                f"{request.name}: the package {one.name} has no dkms.conf: it is not for DKMS",
                 reason="drivers-dkms",
                 hint="packages with compiled modules stand under `packages`",
             )
@@ -132,21 +135,56 @@ def _check_dkms(packages: Iterable[Package], locker: Locker) -> None:
 def _check_modules(
     request: DriversRequest, packages: Iterable[Package], kernel: Locked, locker: Locker
 ) -> None:
-    """Prebuilt modules are for the kernel's release, as far as a lock can know it."""
+    """Prebuilt modules are for the kernel's release and fit what it promises, as far as its packages tell."""
     from kairosbuild.sources.deb import members
 
     match = IMAGE.match(kernel.data.get("image", ""))
+    problems: list[KbuildError] = []
     for one in packages:
-        paths = (e.path for e, _ in members(locker.fetch(one.uri, digest=one.digest, size=one.size)))
-        releases = sorted({found[1] for path in paths if (found := MODULES.fullmatch(path))})
-        if not releases or (match and match[1] not in releases):
-            have = " and ".join(releases) or "no kernel at all"
+        found: dict[str, list[Module]] = {}
+        for entry, content in members(locker.fetch(one.uri, digest=one.digest, size=one.size)):
+            if (path := MODULES.fullmatch(entry.path)) and content is not None:
+                found.setdefault(path[1], []).append(read(entry.path, content.read()))
+        if not found or (match and match[1] not in found):
+            have = " and ".join(sorted(found)) or "no kernel at all"
             what = f"{request.kernel!r} is {match[1]}" if match else "none can be taken"
             raise InputError(
                 f"{request.name}: the package {one.name} has modules for {have}, and {what}",
                 reason="drivers-release",
                 hint="take the package that was compiled for this kernel",
             )
+        if match and (promised := _promise(request, match[1], kernel, locker)):
+            problems += _unfit(f"{request.name} ({one.name})", found[match[1]], promised, request)
+    raise_problems(problems)
+
+
+def _unfit(
+    owner: str, modules: Sequence[Module], promised: abi.Kernel, request: DriversRequest
+) -> list[InputError]:
+    """Why these would not load. What a module lacks may be exported by one that is still to be compiled."""
+    found = abi.problems(owner, modules, promised)
+    return [one for one in found if one.reason != "driver-symbol" or not request.compiles]
+
+
+def _promise(request: DriversRequest, release: str, kernel: Locked, locker: Locker) -> abi.Kernel | None:
+    """What the kernel's packages say that it promises; None when its headers or its modules are not among them."""
+    debs = [locker.fetch(one.uri, digest=one.digest, size=one.size) for one in kernel.materials]
+    count = len(kernel.data.get("packages", ()))
+    one = next((read(path, data) for path, data in _files(debs[:count], MODULES)), None)
+    symvers = next((data for _, data in _files(debs[count:], _SYMVERS)), None)
+    if one is None or symvers is None:
+        return None
+    return abi.Kernel(request.kernel, release, abi.Abi(one.flags), abi.symbols(symvers))
+
+
+def _files(debs: Iterable[Path], wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
+    """The files of packages whose paths are such, one by one: who has enough need not unpack the rest."""
+    from kairosbuild.sources.deb import members
+
+    for deb in debs:
+        for entry, content in members(deb):
+            if content is not None and wanted.fullmatch(entry.path):
+                yield entry.path, content.read()
 
 
 # -- firmware --------------------------------------------------------------------------------------

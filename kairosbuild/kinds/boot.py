@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from kairosbuild.artifacts.checks import initrd_complaints
+from kairosbuild.artifacts.checks import complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, ENCRYPT, boot_entry, entry_document, unified
 from kairosbuild.artifacts.signing import SignSpec, key_complaints, signing
@@ -103,7 +103,7 @@ class Boot:
         self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
     ) -> Iterator[tuple[str, str, str]]:
         """What is known before anything is built."""
-        yield from initrd_complaints(declaration, declarations)
+        yield from complaints(declaration, declarations)
         yield from _encryption_complaints(declaration)
 
     def preflight(self, name: str, spec: BootSpec, root: Path) -> Iterator[KbuildError]:

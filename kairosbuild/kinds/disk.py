@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from kairosbuild.artifacts import grub, writing
-from kairosbuild.artifacts.checks import initrd_complaints
+from kairosbuild.artifacts import checks, grub, writing
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import (
     CONSOLE,
@@ -129,7 +128,7 @@ class Disk:
         self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
     ) -> Iterator[tuple[str, str, str]]:
         """What is known before anything is built."""
-        yield from initrd_complaints(declaration, declarations)
+        yield from checks.complaints(declaration, declarations)
         spec = declaration.spec
         yield from complaints(spec)
         if spec["firmware"] != "uefi" and spec["sector_size"] != "512":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from kairosbuild.artifacts.checks import initrd_complaints
+from kairosbuild.artifacts.checks import complaints
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, boot_entry, unified
 from kairosbuild.artifacts.installer import installer, listed
@@ -73,7 +73,7 @@ class Netboot:
         self, name: str, declaration: Declaration, declarations: Mapping[str, Declaration]
     ) -> Iterator[tuple[str, str, str]]:
         """What is known before anything is built."""
-        yield from initrd_complaints(declaration, declarations)
+        yield from complaints(declaration, declarations)
 
     def preflight(self, name: str, spec: NetbootSpec, root: Path) -> Iterator[KbuildError]:
         """What is known of its keys before anything runs."""

@@ -163,6 +163,14 @@ CONTENTS = (
 )
 
 
+LYING = {
+    "other-modules": driver("6.12.8", flags=FLAGS.replace("preempt", "rt")),
+    "lacking-modules": driver(RELEASE, wants=["kfree", "video_register_device"]),
+    "older-modules": driver(RELEASE, versions={"kfree": 77}),
+}
+"""Packages whose modules lie in this kernel's folder and would not load."""
+
+
 @pytest.fixture
 def debian(archive: Archive) -> Archive:
     """A kernel with a module that wants firmware, its headers, and things for DKMS."""
@@ -181,6 +189,10 @@ def debian(archive: Archive) -> Archive:
         archive.add(name)
     archive.add("hello-dkms", files={"usr/src/hello-1/dkms.conf": b"PACKAGE_NAME=hello\n"})
     archive.add("hello-modules", files={f"lib/modules/{RELEASE}/extra/hello.ko": driver(RELEASE)})
+    place = f"lib/modules/{RELEASE}/extra/hello.ko.xz"
+    archive.add("next-modules", files={f"lib/modules/{RELEASE}.1/extra/hello.ko": LYING["lacking-modules"]})
+    for name, image in LYING.items():
+        archive.add(name, files={place: lzma.compress(image)})
     firmware = {"usr/lib/firmware/wifi-1.bin": b"1" * 900, "usr/lib/firmware/wifi-2.bin": b"22"}
     archive.add("firmware-wifi", files=firmware)
     archive.add("firmware-big", files={"usr/lib/firmware/big.bin": b"3" * 999})
@@ -219,6 +231,9 @@ CANNOT = {
     "no headers": (f"linux-image-{RELEASE}.1", {"dkms": ("hello-dkms",)}, "drivers-headers"),
     "not for dkms": (IMAGE, {"dkms": ("hello-modules",)}, "drivers-dkms"),
     "another release": (f"linux-image-{RELEASE}.1", {"packages": ("hello-modules",)}, "drivers-release"),
+    "another vermagic": (IMAGE, {"packages": ("other-modules",)}, "driver-vermagic"),
+    "a missing symbol": (IMAGE, {"packages": ("lacking-modules",)}, "driver-symbol"),
+    "another checksum": (IMAGE, {"packages": ("older-modules",)}, "driver-version"),
     "no modules": (IMAGE, {"packages": ("hello-dkms",)}, "drivers-release"),
     "no such package": (IMAGE, {"dkms": ("helo-dkms",)}, "package-unknown"),
     "no such module": (IMAGE, {"firmware": ("wify",)}, "firmware-module"),
@@ -234,8 +249,18 @@ def test_what_cannot_be_locked(
         locked(locker(), image, **spec)
     assert error.value.reason == reason
     assert error.value.hint
-    if reason in ("drivers-headers", "drivers-release"):
+    if reason.startswith("driver") and reason != "drivers-dkms":
         assert "'linux'" in error.value.message and "node" in error.value.message, "both nodes are named"
+
+
+def test_a_symbol_may_come_from_what_is_still_to_be_compiled(debian: Archive, locker: Made) -> None:
+    both = {"packages": ("lacking-modules",), "dkms": ("hello-dkms",)}
+    assert [one["use"] for one in locked(locker(), **both).data["packages"]] == ["dkms", "prebuilt"]
+
+
+def test_a_kernel_without_headers_is_held_to_its_release_alone(debian: Archive, locker: Made) -> None:
+    found = locked(locker(), f"{IMAGE}.1", packages=("next-modules",))
+    assert [one["name"] for one in found.data["packages"]] == ["next-modules"]
 
 
 def test_only_the_firmware_that_is_asked_for(debian: Archive, locker: Made) -> None:

@@ -114,3 +114,25 @@ def test_an_initrd_of_another_kernel_is_told_from_the_recipe(kind: str) -> None:
     assert "'os'" in hint
     assert told("started", "older") and not told("started", "os")
     assert not told("os", "os") and not told("os", "twin") and not told("os", "nonesuch")
+
+
+@pytest.mark.parametrize("kind", ARTIFACTS)
+def test_modules_nobody_signed_are_told_where_the_artifact_asks_for_signatures(kind: str) -> None:
+    driver = {"build": {"hello": {}}, "dkms": [], "packages": [], "prebuilt": {}}
+    known = {
+        "linux": Declaration("linux", "kernel", {}),
+        "wifi": Declaration("wifi", "drivers", driver, {"kernel": ("linux",)}),
+        "signed": Declaration("signed", "sign-modules", {}, {"of": ("wifi",)}),
+        "os": Declaration("os", "image", {}, {"layers": ("linux", "wifi")}),
+        "good": Declaration("good", "image", {}, {"layers": ("linux", "signed")}),
+    }
+
+    def told(image: str, *cmdline: str) -> list[tuple[str, str, str]]:
+        empty = {"firmware": "uefi", "sector_size": "512", "partitions": [], "size": 0, "encrypt": None}
+        own = Declaration("it", kind, {**empty, "cmdline": list(cmdline)}, {"image": (image,)})
+        return list(ARTIFACTS[kind].check("it", own, known))
+
+    ((field, message, hint),) = told("os", "quiet", "lockdown=integrity")
+    assert field == "cmdline" and "'wifi'" in message and "'os'" in message and "lockdown=integrity" in message
+    assert "sign-modules" in hint
+    assert not told("os", "quiet") and not told("good", "lockdown=integrity")
