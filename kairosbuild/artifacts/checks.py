@@ -104,7 +104,7 @@ def _signed_of(name: str, one: Declaration) -> str:
 
 
 def _has_modules(drivers: Declaration) -> bool:
-    return bool(drivers.spec["build"] or drivers.spec["dkms"] or drivers.spec["packages"])
+    return any(drivers.spec[what] for what in ("build", "dkms", "packages", "prebuilt"))
 
 
 def _enforced(declaration: Declaration) -> str:

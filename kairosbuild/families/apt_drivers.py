@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from kairosbuild.core.errors import HostError, InputError, KbuildError, raise_pr
 from kairosbuild.families.family import DriversRequest
 from kairosbuild.graph.node import Locked, Locker, Material
 from kairosbuild.kernels import abi
-from kairosbuild.kernels.module import Module, read
+from kairosbuild.kernels.module import read
 
 if TYPE_CHECKING:
     from kairosbuild.sources.debian import Archive
@@ -135,38 +135,33 @@ def _check_dkms(request: DriversRequest, packages: Iterable[Package], locker: Lo
 def _check_modules(
     request: DriversRequest, packages: Iterable[Package], kernel: Locked, locker: Locker
 ) -> None:
-    """Prebuilt modules are for the kernel's release and fit what it promises, as far as its packages tell."""
-    from kairosbuild.sources.deb import members
+    """Prebuilt modules fit the kernel, as far as its packages tell. What is to be compiled may export more."""
+    paths = {one.name: locker.fetch(one.uri, digest=one.digest, size=one.size) for one in packages}
+    named = {f"{request.name}: the package {name}": path for name, path in paths.items()}
+    refuse_unfit(named, request.kernel, kernel, locker, alone=not request.compiles)
+
+
+def refuse_unfit(
+    archives: Mapping[str, Path], name: str, kernel: Locked, locker: Locker, *, alone: bool
+) -> None:
+    """Raises what a build of these modules would, as far as the kernel's packages tell what it promises.
+
+    `archives` are by what messages call them; `alone` says that nothing else exports what they lack.
+    """
+    from kairosbuild.families import prebuilt
 
     match = IMAGE.match(kernel.data.get("image", ""))
     problems: list[KbuildError] = []
-    for one in packages:
-        found: dict[str, list[Module]] = {}
-        for entry, content in members(locker.fetch(one.uri, digest=one.digest, size=one.size)):
-            if (path := MODULES.fullmatch(entry.path)) and content is not None:
-                found.setdefault(path[1], []).append(read(entry.path, content.read()))
-        if not found or (match and match[1] not in found):
-            have = " and ".join(sorted(found)) or "no kernel at all"
-            what = f"{request.kernel!r} is {match[1]}" if match else "none can be taken"
-            raise InputError(
-                f"{request.name}: the package {one.name} has modules for {have}, and {what}",
-                reason="drivers-release",
-                hint="take the package that was compiled for this kernel",
-            )
-        if match and (promised := _promise(request, match[1], kernel, locker)):
-            problems += _unfit(f"{request.name} ({one.name})", found[match[1]], promised, request)
+    for owner, path in archives.items() if match else ():
+        assert match is not None
+        modules = prebuilt.chosen(prebuilt.files(path), match[1], owner, name)
+        if promised := _promise(name, match[1], kernel, locker):
+            found = abi.problems(owner, modules, promised)
+            problems += [one for one in found if alone or one.reason != "driver-symbol"]
     raise_problems(problems)
 
 
-def _unfit(
-    owner: str, modules: Sequence[Module], promised: abi.Kernel, request: DriversRequest
-) -> list[InputError]:
-    """Why these would not load. What a module lacks may be exported by one that is still to be compiled."""
-    found = abi.problems(owner, modules, promised)
-    return [one for one in found if one.reason != "driver-symbol" or not request.compiles]
-
-
-def _promise(request: DriversRequest, release: str, kernel: Locked, locker: Locker) -> abi.Kernel | None:
+def _promise(name: str, release: str, kernel: Locked, locker: Locker) -> abi.Kernel | None:
     """What the kernel's packages say that it promises; None when its headers or its modules are not among them."""
     debs = [locker.fetch(one.uri, digest=one.digest, size=one.size) for one in kernel.materials]
     count = len(kernel.data.get("packages", ()))
@@ -174,7 +169,7 @@ def _promise(request: DriversRequest, release: str, kernel: Locked, locker: Lock
     symvers = next((data for _, data in _files(debs[count:], _SYMVERS)), None)
     if one is None or symvers is None:
         return None
-    return abi.Kernel(request.kernel, release, abi.Abi(one.flags), abi.symbols(symvers))
+    return abi.Kernel(name, release, abi.Abi(one.flags), abi.symbols(symvers))
 
 
 def _files(debs: Iterable[Path], wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
+from kairosbuild.boot.modules import name_of
 from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError, NodeError, raise_problems
@@ -48,6 +49,16 @@ class BuildSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class PrebuiltSpec:
+    """Modules that are compiled: exactly one of `source` and `archive` says where they are."""
+
+    source: str = source("A module of the workspace, or a folder with some.", "")
+    archive: str = ref(
+        "A node whose file is a package (.deb, .rpm) or a tar with them.", "", accepts=("file",)
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class DriversSpec:
     """What a machine needs beside its kernel."""
 
@@ -68,6 +79,10 @@ class DriversSpec:
     )
     dkms: tuple[str, ...] = texts("Packages of sources for DKMS.", (), example="v4l2loopback-dkms")
     packages: tuple[str, ...] = texts("Packages with modules that are compiled already.", ())
+    prebuilt: Mapping[str, PrebuiltSpec] = recordmap(
+        "Modules that are compiled already and in no repository, by a name of yours; their own word counts.",
+        PrebuiltSpec, {}, check=_labels,
+    )  # fmt: skip
     repositories: tuple[str, ...] = texts("Components the packages come from, beside the kernel's.", ())
     load: tuple[str, ...] = texts("Modules to load when the system starts.", (), check=lists.complaint)
     early: tuple[str, ...] = texts(
@@ -98,14 +113,14 @@ class Drivers:
             if kernel in declarations and declarations[kernel].kind != "kernel":
                 kind = declarations[kernel].kind
                 yield "kernel", f"{kernel!r} is of kind {kind}", "name a node of kind kernel"
-        for label in spec["build"]:
-            given = [f"build.{label}.{what}" for what in ("source", "archive")]
+        for role in (f"{field}.{label}" for field in ("build", "prebuilt") for label in spec[field]):
+            given = [f"{role}.{what}" for what in ("source", "archive")]
             count = sum(bool(declaration.sources.get(one) or declaration.refs.get(one)) for one in given)
             if count != 1:
-                yield f"build.{label}", "give exactly one of source and archive", ""
-        if not any(spec[what] for what in ("firmware", "build", "dkms", "packages", "load", "early",
+                yield role, "give exactly one of source and archive", ""
+        if not any(spec[what] for what in ("firmware", "build", "dkms", "packages", "prebuilt", "load", "early",
                                            "blacklist", "options", "firmware_packages")):  # fmt: skip
-            yield "", "it asks for nothing", "firmware, build, dkms or packages"
+            yield "", "it asks for nothing", "firmware, build, dkms, packages or prebuilt"
 
     def lock(self, spec: DriversSpec, locker: Locker) -> Locked:
         """The packages of all that is asked for, and a compiler where something is compiled."""
@@ -119,9 +134,10 @@ class Drivers:
             compiles=bool(spec.build or spec.dkms),
             repositories=spec.repositories,
         )
+        ((_, _, kernel),) = locker.upstream("kernel")
+        _refuse_fetched(spec, kernel, locker)
         if not (request.compiles or request.packages or request.firmware or request.firmware_packages):
             return Locked()
-        ((_, _, kernel),) = locker.upstream("kernel")
         return TABLE[kernel.data.get("family", "apt")].lock_drivers(request, kernel, locker)
 
     def build(self, task: Task) -> Outputs:
@@ -150,7 +166,7 @@ def _kernel(task: Task) -> abi.Kernel:
     """What the kernel promises. Raises InputError (`drivers-symbols`) when it says nothing of it."""
     outputs = task.inputs["kernel"][0].outputs
     spec: DriversSpec = task.spec
-    needed = spec.build or spec.dkms or spec.packages
+    needed = spec.build or spec.dkms or spec.packages or spec.prebuilt
     if needed and "symbols" not in outputs:
         raise InputError(
             f"{task.name}: {spec.kernel!r} has no symbol versions to hold modules against",
@@ -279,23 +295,49 @@ def _tree(task: Task, debs: Sequence[Blob], only: str = "") -> Blob:
 # -- what comes compiled, and firmware -------------------------------------------------------------
 
 
-def _prebuilt(task: Task, kernel: abi.Kernel) -> list[module.Module]:
-    """The modules in packages that are for this kernel's release."""
-    from kairosbuild.families.apt_drivers import MODULES
-    from kairosbuild.sources.deb import members
+def _refuse_fetched(spec: DriversSpec, kernel: Locked, locker: Locker) -> None:
+    """Prebuilt modules whose file is known before anything is built, held against the kernel's packages."""
+    from kairosbuild.families.apt_drivers import refuse_unfit
 
-    found = []
-    for deb in _rows(task, "prebuilt"):
-        for entry, content in members(task.path(deb)):
-            match = MODULES.fullmatch(entry.path)
-            if match and content is not None and match[1] == kernel.release:
-                found.append(module.read(entry.path, content.read()))
-    if _rows(task, "prebuilt") and not found:
-        raise InputError(
-            f"{task.name}: the packages have no modules for {kernel.release}, which {kernel.name!r} is",
-            reason="drivers-release",
-        )
-    return found
+    found = {}
+    for label in spec.prebuilt:
+        for kind, _, locked in locker.upstream(f"prebuilt.{label}.archive"):
+            if kind == "fetch":
+                (file,) = locked.materials
+                path = locker.fetch(file.uri, digest=file.digest, size=file.size)
+                found[f"{locker.name}: prebuilt.{label}"] = path
+    if found:
+        refuse_unfit(found, spec.kernel, kernel, locker, alone=not (spec.build or spec.dkms))
+
+
+def _prebuilt(task: Task, kernel: abi.Kernel) -> list[module.Module]:
+    """The modules that come compiled, those that are for this kernel's release."""
+    from kairosbuild.families import prebuilt
+
+    given: dict[str, list[tuple[str, bytes]]] = {}
+    if debs := _rows(task, "prebuilt"):
+        given["the packages"] = [one for deb in debs for one in prebuilt.files(task.path(deb))]
+    for label in sorted(task.spec.prebuilt):
+        role = f"prebuilt.{label}"
+        if archive := task.inputs.get(f"{role}.archive"):
+            given[role] = list(prebuilt.files(task.path(archive[0].outputs["file"])))
+        else:
+            given[role] = _module_files(task, f"{role}.source", task.spec.prebuilt[label].source)
+    return [
+        one
+        for what, files in given.items()
+        for one in prebuilt.chosen(files, kernel.release, f"{task.name}: {what}", kernel.name)
+    ]
+
+
+def _module_files(task: Task, role: str, named: str) -> list[tuple[str, bytes]]:
+    """The modules of a folder of the workspace, or the one that is named."""
+    paths = [(one.logical or named, one.logical) for one in task.sources[role] if one.blob]
+    return [
+        (path, task.source_path(role, logical).read_bytes())
+        for path, logical in paths
+        if name_of(path)
+    ]
 
 
 def _firmware(task: Task, spool: BinaryIO) -> Iterator[Item]:

@@ -70,6 +70,7 @@ ALSO = {
         *WRITER,
     ),
     "drivers": (
+        "kairosbuild.families.prebuilt",
         "kairosbuild.sources.tree",
         "kairosbuild.sources.deb",
         "kairosbuild.sources.spool",

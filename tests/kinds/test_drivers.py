@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 from boot_task import BootTask, node
-from local_archive import Archive, make_tar
+from distros.rpms import Rpm, build
+from local_archive import Archive, make_deb, make_tar
 from module_samples import FLAGS, SYMVERS, driver
 from small_locker import Made, SmallLocker
 
 from kairosbuild.core.canonical import dumps
+from kairosbuild.core.digest import of_bytes
 from kairosbuild.core.errors import InputError
-from kairosbuild.graph.node import Input, Locked, Outputs
+from kairosbuild.graph.node import Input, Locked, Material, Outputs
 from kairosbuild.kernels.abi import Abi
-from kairosbuild.kinds.drivers import BuildSpec, Drivers, DriversSpec
+from kairosbuild.kinds.drivers import BuildSpec, Drivers, DriversSpec, PrebuiltSpec
 from kairosbuild.kinds.kernel import Kernel, KernelSpec
 from kairosbuild.oci.index import Index
 from kairosbuild.recipe.declaration import Declaration
@@ -209,7 +211,7 @@ def locked(made: SmallLocker, image: str = IMAGE, **spec: Any) -> Locked:
         KernelSpec(package=image, release="sid", repositories=("non-free-firmware",)), made
     )
     kernel = Locked({**kernel.data, "family": "apt"}, kernel.materials)
-    made._upstream = {"kernel": [("kernel", None, kernel)]}
+    made._upstream = {**made._upstream, "kernel": [("kernel", None, kernel)]}
     return Drivers().lock(DriversSpec(kernel="linux", **spec), made)
 
 
@@ -295,11 +297,92 @@ def test_prebuilt_modules(debian: Archive, locker: Made) -> None:
         assert error.value.reason == "drivers-release"
 
 
+# -- modules that somebody else compiled, in no repository -----------------------------------------
+
+PLACE = f"lib/modules/{RELEASE}/extra/hello.ko.xz"
+
+
+def packed(form: str, image: bytes, folder: Path) -> Path:
+    """A vendor's file of this form with one module."""
+    file = folder / f"vendor.{form}"
+    if form == "deb":
+        file.write_bytes(make_deb("Package: vendor\n", make_tar({PLACE: lzma.compress(image)})))
+    elif form == "tar":
+        file.write_bytes(lzma.compress(make_tar({f"driver/{PLACE}": lzma.compress(image)})))
+    elif form == "rpm":
+        build([Rpm("vendor").add(PLACE, lzma.compress(image), folder / "stage")], folder / "made", {}, {})
+        (file,) = (folder / "made").glob("*.rpm")
+    else:
+        file.write_bytes(image)
+    return file
+
+
+@pytest.fixture
+def prebuilt(debian_store: Store, tmp_path: Path) -> Callable[..., tuple[Outputs, DriverTask]]:
+    """Build a node that takes one such file, out of the workspace or of another node."""
+
+    def built(form: str, image: bytes) -> tuple[Outputs, DriverTask]:
+        file = packed(form, image, tmp_path)
+        archived = form != "ko"
+        one = PrebuiltSpec(**({"archive": "vendor"} if archived else {"source": "vendor/vendor.ko"}))
+        task = DriverTask(
+            debian_store, DriversSpec(kernel="linux", prebuilt={"vendor": one}), lambda action: {}, memory={},
+            inputs={"kernel": (kernel_input(debian_store, SYMVERS, RELEASE, FLAGS),)}, locked=Locked({}),
+            sources={} if archived else {"prebuilt.vendor.source": file},
+        )  # fmt: skip
+        if archived:
+            blob = debian_store.cas.add_copy(file)
+            task.inputs = {
+                **task.inputs,
+                "prebuilt.vendor.archive": (Input("vendor", "fetch", {"file": blob}),),
+            }
+        return Drivers().build(task), task
+
+    return built
+
+
+@pytest.mark.parametrize("form", ["deb", "rpm", "tar", "ko"])
+def test_a_vendors_module_is_taken_whatever_it_came_in(prebuilt: Callable[..., Any], form: str) -> None:
+    outputs, task = prebuilt(form, driver())
+    name = "vendor" if form == "ko" else "hello"
+    assert paths(task, outputs) == {f"usr/lib/modules/{RELEASE}/updates/{name}.ko"}
+
+
+@pytest.mark.parametrize("form", ["deb", "ko"])
+@pytest.mark.parametrize(("image", "reason"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_vendors_module_that_does_not_fit_is_refused(
+    prebuilt: Callable[..., Any], form: str, image: bytes, reason: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        prebuilt(form, image)
+    assert error.value.reason == reason
+    if reason != "not-a-module":
+        assert "node: " in error.value.message and "'linux'" in error.value.message, "both are named"
+
+
+@pytest.mark.parametrize(("name", "reason"), [
+    ("other-modules", "driver-vermagic"), ("lacking-modules", "driver-symbol"), ("older-modules", "driver-version"),
+    ("next-modules", "drivers-release"),
+])  # fmt: skip
+def test_a_vendors_file_that_is_known_is_refused_before_anything_is_built(
+    debian: Archive, locker: Made, name: str, reason: str
+) -> None:
+    made = locker()
+    path = next(path for path in debian.files if path.endswith(".deb") and f"/{name}_" in path)
+    file = debian.files[path]
+    pinned = Material(f"debian:{path}", of_bytes(file).digest, len(file))
+    made._upstream = {"prebuilt.vendor.archive": [("fetch", None, Locked(materials=(pinned,)))]}
+    with pytest.raises(InputError) as error:
+        locked(made, prebuilt={"vendor": PrebuiltSpec(archive="vendor")})
+    assert error.value.reason == reason
+    assert "node: prebuilt.vendor" in error.value.message and "'linux'" in error.value.message
+
+
 def test_plans_that_are_refused() -> None:
     def complaints(kind: str = "kernel", **spec: Any) -> list[str]:
         lists = ("firmware", "dkms", "packages", "load", "early", "blacklist", "firmware_packages")
         empty: dict[str, Any] = {name: [] for name in lists}
-        values = {**empty, "build": {}, "options": {}, **spec}
+        values = {**empty, "build": {}, "prebuilt": {}, "options": {}, **spec}
         others = {"k": Declaration("k", kind, {})}
         declared = Declaration("d", "drivers", values, {"kernel": ("k",)})
         return [message for _, message, _ in Drivers().check("d", declared, others)]
@@ -308,3 +391,4 @@ def test_plans_that_are_refused() -> None:
     assert "kind base" in complaints("base", dkms=["hello-dkms"])[0]
     assert "nothing" in complaints()[0]
     assert "exactly one" in complaints(build={"hello": {}})[0]
+    assert "exactly one" in complaints(prebuilt={"vendor": {}})[0]

@@ -137,7 +137,7 @@ def test_the_check_of_a_recipe(layers: tuple[str, ...], expected: list[str]) -> 
 
 
 def complaints(*layers: str, several: bool = False, cmdline: tuple[str, ...] = ()) -> list[str]:
-    driver = {"build": {"hello": {}}, "dkms": [], "packages": []}
+    driver = {"build": {"hello": {}}, "dkms": [], "packages": [], "prebuilt": {}}
     known = {
         "base": Declaration("base", "base", {}),
         "linux": Declaration("linux", "kernel", {"cmdline": list(cmdline)}),

@@ -133,6 +133,8 @@ def test_modules_nobody_signed_are_told_where_the_artifact_asks_for_signatures(k
         return list(ARTIFACTS[kind].check("it", own, known))
 
     ((field, message, hint),) = told("os", "quiet", "lockdown=integrity")
-    assert field == "cmdline" and "'wifi'" in message and "'os'" in message and "lockdown=integrity" in message
+    assert (
+        field == "cmdline" and "'wifi'" in message and "'os'" in message and "lockdown=integrity" in message
+    )
     assert "sign-modules" in hint
     assert not told("os", "quiet") and not told("good", "lockdown=integrity")
