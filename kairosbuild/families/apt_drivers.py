@@ -110,12 +110,16 @@ def _no_headers(request: DriversRequest, kernel: Locked, archive: Archive) -> In
     image = kernel.data["image"]
     version = next(one["version"] for one in kernel.data["packages"] if one["name"] == image)
     name = image.replace("linux-image-", "linux-headers-").removesuffix("-unsigned")
-    have = ", ".join(one.version for one, _ in archive.index.candidates(name))
+    have = [one.version for one, _ in archive.index.candidates(name)]
+    lacking = f"there is no {name} of that version" + (f": only of {', '.join(have)}" if have else "")
+    if version in have:
+        lacking = f"{request.kernel!r} is told to have no headers"
     return InputError(
-        f"{request.name} compiles modules for {request.kernel!r}, which is {image} {version}, and there is "
-        f"no {name} of that version" + (f": only of {have}" if have else ""),
+        f"{request.name} compiles modules for {request.kernel!r}, which is {image} {version}, and {lacking}",
         reason="drivers-headers",
-        hint=f"let {request.kernel!r} be of a version whose headers the archive has, and not headers: false",
+        hint="take `headers: false` away"
+        if version in have
+        else f"let {request.kernel!r} be of a version whose headers the archive has",
     )
 
 

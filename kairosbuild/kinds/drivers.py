@@ -333,11 +333,7 @@ def _prebuilt(task: Task, kernel: abi.Kernel) -> list[module.Module]:
 def _module_files(task: Task, role: str, named: str) -> list[tuple[str, bytes]]:
     """The modules of a folder of the workspace, or the one that is named."""
     paths = [(one.logical or named, one.logical) for one in task.sources[role] if one.blob]
-    return [
-        (path, task.source_path(role, logical).read_bytes())
-        for path, logical in paths
-        if name_of(path)
-    ]
+    return [(path, task.source_path(role, logical).read_bytes()) for path, logical in paths if name_of(path)]
 
 
 def _firmware(task: Task, spool: BinaryIO) -> Iterator[Item]:

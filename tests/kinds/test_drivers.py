@@ -255,6 +255,22 @@ def test_what_cannot_be_locked(
         assert "'linux'" in error.value.message and "node" in error.value.message, "both nodes are named"
 
 
+def test_headers_that_were_declined_are_not_said_to_be_missing(debian: Archive, locker: Made) -> None:
+    made = locker()
+    kernel = Kernel().lock(
+        KernelSpec(package=IMAGE, release="sid", headers=False, repositories=("non-free-firmware",)), made
+    )
+    made._upstream = {
+        "kernel": [("kernel", None, Locked({**kernel.data, "family": "apt"}, kernel.materials))]
+    }
+    with pytest.raises(InputError) as error:
+        Drivers().lock(DriversSpec(kernel="linux", build={"hello": BuildSpec(source="hello")}), made)
+    assert error.value.reason == "drivers-headers"
+    assert (
+        "'linux' is told to have no headers" in error.value.message and "headers: false" in error.value.hint
+    )
+
+
 def test_a_symbol_may_come_from_what_is_still_to_be_compiled(debian: Archive, locker: Made) -> None:
     both = {"packages": ("lacking-modules",), "dkms": ("hello-dkms",)}
     assert [one["use"] for one in locked(locker(), **both).data["packages"]] == ["dkms", "prebuilt"]
