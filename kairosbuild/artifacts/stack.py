@@ -59,7 +59,7 @@ class Stack:
         """Modules that its kernel and drivers want loaded before there is a root."""
         self.document = image
         refs = [LayerRef(Blob(**one["layer"]), Blob(**one["index"])) for one in image["layers"]]
-        surveys = [_surveyed(task, one) for one in refs]
+        surveys = [surveyed(task, one) for one in refs]
         lowest = visible(surveys)
         self.layers = [Layer(one, facts) for one, facts in zip(refs[lowest:], surveys[lowest:], strict=True)]
 
@@ -197,7 +197,9 @@ def _readable(task: Task, layer: LayerRef) -> tuple[Path, Index]:
     return task.path(layer.layer), Index.loads(task.path(layer.index).read_bytes())
 
 
-def _surveyed(task: Task, layer: LayerRef) -> Survey:
+def surveyed(task: Task, layer: LayerRef) -> Survey:
+    """What is known of a layer, found once for it."""
+
     def make() -> Outputs:
         return {
             "survey": task.put_bytes(

@@ -12,55 +12,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from kairosbuild.artifacts.checks import kernel_complaints
-from kairosbuild.boot.survey import VERSION as SURVEY_VERSION
-from kairosbuild.boot.survey import Survey, hidden_links, survey
+from kairosbuild.artifacts.settle import settled
+from kairosbuild.artifacts.stack import Layer, surveyed
+from kairosbuild.boot.survey import hidden_links
 from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.errors import InputError, KbuildError, raise_problems
-from kairosbuild.families.table import databases
-from kairosbuild.graph.action import Action, LayerRef
+from kairosbuild.graph.action import LayerRef
 from kairosbuild.graph.node import UNLOCKED, Input, Locked, Locker, Outputs, Task
 from kairosbuild.graph.stack import load
-from kairosbuild.oci.entry import Entry
-from kairosbuild.oci.index import Index
-from kairosbuild.oci.layer import write_layer
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import choice, flag, record, refs, text, textmap, texts
 
-_DEPMOD = (
-    "modules.dep",
-    "modules.dep.bin",
-    "modules.alias",
-    "modules.alias.bin",
-    "modules.symbols",
-    "modules.symbols.bin",
-    "modules.softdep",
-    "modules.devname",
-    "modules.builtin.bin",
-    "modules.builtin.alias.bin",
-    "modules.weakdep",
-)
-_DEPMOD_SCRIPT = """
-version=$1
-shift
-for layer in /in/*; do
-    tar -x -f "$layer" -C /tmp --wildcards --no-same-owner "*lib/modules/$version/*" 2>/dev/null || true
-    find /tmp -name '.wh.*' | while read -r mark; do
-        rm -rf "${mark%.wh.*}${mark##*/.wh.}" "$mark"
-    done
-done
-[ -e /tmp/lib ] || ln -s usr/lib /tmp/lib
-depmod -b /tmp -o /out "$version"
-cd "/out/lib/modules/$version"
-for name; do [ -e "$name" ] || : > "$name"; done
-"""
 _WHOLE = ("base", "dockerfile")
 """Kinds whose stack is theirs down to what other nodes brought before."""
 _SEVERAL = (*_WHOLE, "packages")
 """Kinds that yield several layers, all of which are in an image that lists them."""
-
-_STAMP = (
-    b"# Everything that follows an update of /usr was settled when the image was built.\nTIMESTAMP_NSEC=%d\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +56,9 @@ class ImageSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _Named:
     name: str
-    ref: LayerRef
-    survey: Survey
+    layer: Layer
 
 
 class Image:
@@ -136,8 +101,8 @@ class Image:
         layers = _stacked(task)
         _refuse_hidden_links(task, layers)
         _refuse_kernels(task, layers)
-        if settled := _settle(task, layers):
-            layers.append(settled)
+        if layer := settled(task, [one.layer for one in layers]):
+            layers.append(_Named("settle", layer))
         spec: ImageSpec = task.spec
         document = {
             "schema": 1,
@@ -145,7 +110,7 @@ class Image:
             "epoch": task.epoch,
             "compression": spec.compression,
             "layers": [
-                {"name": one.name, "layer": one.ref.layer.json(), "index": one.ref.index.json()}
+                {"name": one.name, "layer": one.layer.ref.layer.json(), "index": one.layer.ref.index.json()}
                 for one in layers
             ],
             "config": _joined(_inherited(task), _config(spec.config)),
@@ -155,10 +120,10 @@ class Image:
         return {"image": task.put_bytes(dumps(document))}
 
 
-def _refuse_kernels(task: Task, layers: Sequence[_Layer]) -> None:
+def _refuse_kernels(task: Task, layers: Sequence[_Named]) -> None:
     """What only the built layers tell: several kernels (a base may bring one), modules nobody signed."""
     problems: list[KbuildError] = []
-    kernels = sorted({version for one in layers for version in one.survey.kernels})
+    kernels = sorted({version for one in layers for version in one.layer.survey.kernels})
     if len(kernels) > 1 and not task.spec.several_kernels:
         problems.append(
             InputError(
@@ -199,17 +164,17 @@ def _document(task: Task, one: Input, output: str) -> Any:
     return loads(task.path(one.outputs[output]).read_bytes())
 
 
-def _stacked(task: Task) -> list[_Layer]:
+def _stacked(task: Task) -> list[_Named]:
     """The layers of all inputs, each above what it was built on. Raises `image-stack`."""
-    found: list[_Layer] = []
+    found: list[_Named] = []
     problems: list[KbuildError] = []
     for one in task.inputs["layers"]:
         stack = load(task.path(one.outputs["stack"]).read_bytes())
         below = stack[:-1]
         if one.kind in _SEVERAL:
-            there = {layer.ref for layer in found}
-            found += [_Layer(one.name, ref, _surveyed(task, ref)) for ref in below if ref not in there]
-        if not _within(below, [layer.ref for layer in found]):
+            there = {other.layer.ref for other in found}
+            found += [_named(task, one, ref) for ref in below if ref not in there]
+        if not _within(below, [other.layer.ref for other in found]):
             problems.append(
                 InputError(
                     f"{task.name}: {one.name!r} was built on layers that are not all below it, in that order",
@@ -217,9 +182,13 @@ def _stacked(task: Task) -> list[_Layer]:
                     hint="list what it is built on before it",
                 )
             )
-        found.append(_Layer(one.name, stack[-1], _surveyed(task, stack[-1])))
+        found.append(_named(task, one, stack[-1]))
     raise_problems(problems)
     return found
+
+
+def _named(task: Task, one: Input, ref: LayerRef) -> _Named:
+    return _Named(one.name, Layer(ref, surveyed(task, ref)))
 
 
 def _within(some: Sequence[LayerRef], of: Sequence[LayerRef]) -> bool:
@@ -228,21 +197,7 @@ def _within(some: Sequence[LayerRef], of: Sequence[LayerRef]) -> bool:
     return all(any(ref == other for other in rest) for ref in some)
 
 
-def _surveyed(task: Task, ref: LayerRef) -> Survey:
-    def make() -> Outputs:
-        return {
-            "survey": task.put_bytes(
-                dumps(survey(Index.loads(task.path(ref.index).read_bytes()), databases()).json())
-            )
-        }
-
-    found = task.derive(
-        "layer-survey", SURVEY_VERSION, {"index": ref.index.digest, "databases": databases()}, make
-    )
-    return Survey(**loads(task.path(found["survey"]).read_bytes()))
-
-
-def _refuse_hidden_links(task: Task, layers: Sequence[_Layer]) -> None:
+def _refuse_hidden_links(task: Task, layers: Sequence[_Named]) -> None:
     raise_problems(
         [
             InputError(
@@ -250,122 +205,9 @@ def _refuse_hidden_links(task: Task, layers: Sequence[_Layer]) -> None:
                 reason="image-hides-link",
                 hint=f"put its files where /{name} leads, usually /usr/{name}",
             )
-            for number, name in hidden_links([one.survey for one in layers])
+            for number, name in hidden_links([one.layer.survey for one in layers])
         ]
     )
-
-
-def _settle(task: Task, layers: Sequence[_Layer]) -> _Layer | None:
-    """The layer of what depends on more than one layer, None when every layer is settled as it is."""
-    files: dict[str, Any] = {}
-    for version in sorted({v for one in layers for v in one.survey.modules}):
-        if holders := _unsettled_modules(layers, version):
-            files |= _depmod(task, version, holders)
-    if holders := _unsettled_libraries(layers):
-        files |= _ldconfig(task, holders)
-    if _update_is_done(layers):
-        files |= {
-            f"{place}/.updated": task.put_bytes(_STAMP % (task.epoch * 10**9)) for place in ("etc", "var")
-        }
-    if not files:
-        return None
-    return _layer_of(task, files)
-
-
-def _unsettled_modules(layers: Sequence[_Layer], version: str) -> list[_Layer]:
-    """The layers with modules of this kernel, unless the topmost of them brings their dependencies."""
-    holders = [one for one in layers if version in one.survey.modules]
-    last = layers.index(holders[-1])
-    settled = len(holders) == 1 and any(version in one.survey.depmod for one in layers[last:])
-    return [] if settled else holders
-
-
-def _depmod(task: Task, version: str, holders: Sequence[_Layer]) -> Outputs:
-    """depmod's files for the union of these layers, and of nothing else."""
-    tools = task.tools("image")
-    layers = [one.ref.layer for one in holders]
-
-    def make() -> Outputs:
-        done = task.execute(
-            Action(
-                ("/bin/sh", "-euc", _DEPMOD_SCRIPT, "sh", version, *_DEPMOD),
-                (tools,),
-                {f"{number:03}": layer for number, layer in enumerate(layers)},
-                tuple(f"lib/modules/{version}/{name}" for name in _DEPMOD),
-                platform=task.platform,
-            )
-        )
-        return {f"{prefix}{path}": blob for path, blob in done.outputs.items() if blob.size}
-
-    prefix = "" if any(_has_lib(one.survey) for one in holders) else "usr/"
-    preimage = {"version": version, "layers": [one.digest for one in layers], "tools": tools.digest}
-    return task.derive("settle-depmod", 1, preimage | ({} if prefix else {"lib": "lib"}), make)
-
-
-def _has_lib(one: Survey) -> bool:
-    """Whether /lib is a folder there, as on a distribution without merged /usr."""
-    return one.top.get("lib") == "d" or any(path.partition("/")[0] == "lib" for path in one.implied)
-
-
-def _unsettled_libraries(layers: Sequence[_Layer]) -> list[_Layer]:
-    """All layers up to the last with libraries, when it lies above the linker's cache and there is one."""
-    cached = max((n for n, one in enumerate(layers) if one.survey.library_cache), default=None)
-    holders = [n for n, one in enumerate(layers) if one.survey.libraries]
-    if cached is None or not holders or holders[-1] <= cached:
-        return []
-    return list(layers[: holders[-1] + 1])
-
-
-def _ldconfig(task: Task, holders: Sequence[_Layer]) -> Outputs:
-    layers = [one.ref.layer for one in holders]
-
-    def make() -> Outputs:
-        done = task.execute(
-            Action(
-                ("/bin/sh", "-euc", "/sbin/ldconfig -X -C /out/ld.so.cache"),
-                tuple(layers),
-                outputs=("ld.so.cache",),
-                platform=task.platform,
-            )
-        )
-        return {"etc/ld.so.cache": done.outputs["ld.so.cache"]}
-
-    return task.derive("settle-ldconfig", 1, {"layers": [one.digest for one in layers]}, make)
-
-
-def _update_is_done(layers: Sequence[_Layer]) -> bool:
-    """Whether package scripts settled all that systemd would settle at the first start after an update."""
-    installed = max((n for n, one in enumerate(layers) if one.survey.packages), default=-1)
-    return any(one.survey.systemd for one in layers) and not any(
-        one.survey.pending for one in layers[installed + 1 :]
-    )
-
-
-def _layer_of(task: Task, files: Outputs) -> _Layer:
-    """These files as the layer `settle`."""
-
-    def make() -> Outputs:
-        folders = {path[:at] for path in files for at, char in enumerate(path) if char == "/"}
-        items = [(Entry(path, "dir", 0o755, mtime=task.epoch), None) for path in folders]
-        tar = task.scratch / "settle.tar"
-        with tar.open("wb") as out:
-            index = write_layer(
-                [
-                    *items,
-                    *(
-                        (Entry(path, "file", 0o644, size=blob.size, mtime=task.epoch), task.path(blob))
-                        for path, blob in files.items()
-                    ),
-                ],
-                out,
-                task.epoch,
-            )
-        return {"layer": task.put_file(tar), "index": task.put_bytes(index)}
-
-    preimage = {"epoch": task.epoch, "files": {path: blob.digest for path, blob in files.items()}}
-    made = task.derive("settle-layer", 1, preimage, make)
-    ref = LayerRef(made["layer"], made["index"])
-    return _Layer("settle", ref, _surveyed(task, ref))
 
 
 def _inherited(task: Task) -> dict[str, Any]:

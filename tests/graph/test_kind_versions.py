@@ -79,7 +79,7 @@ ALSO = {
         *WRITER,
     ),
     "tools": ("kairosbuild.sources.deb", "kairosbuild.sources.spool", "kairosbuild.sources.tree", *WRITER),
-    "image": ("kairosbuild.boot.survey", *WRITER),
+    "image": ("kairosbuild.boot.survey", "kairosbuild.artifacts.settle", *WRITER),
     "agent": AGENT,
     "boot": BOOT,
     "disk": DISK,
