@@ -167,13 +167,13 @@ def test_its_layers_become_ours_and_what_we_publish_is_a_fine_from(workspace: Pa
 def test_equal_twice_and_of_the_context_only_what_is_copied_counts(workspace: Path) -> None:
     first = kbuild(workspace, "run", "small.yaml", "built", "--no-publish")
     assert first["built"] >= 1
-    (workspace / "docker/README").write_text("changed\n")
+    (workspace / "docker/README").write_text(f"{uuid.uuid4()}\n")  # the store outlives the test
     (workspace / "docker/src/word.bak").write_text("ignored\n")
     (workspace / "docker/ignored/new").write_text("not named\n")
     again = kbuild(workspace, "run", "small.yaml", "built", "--no-publish")
     assert again["built"] == 0
     kbuild(workspace, "verify", "small.yaml", "built")
-    (workspace / "docker/src/word").write_text(f"{uuid.uuid4()}\n")  # the store outlives the test
+    (workspace / "docker/src/word").write_text(f"{uuid.uuid4()}\n")
     assert kbuild(workspace, "run", "small.yaml", "built", "--no-publish")["built"] == 1
     dockerfile = workspace / "docker/Dockerfile"
     dockerfile.write_text(dockerfile.read_text().replace("COPY src/word", "COPY README"))
