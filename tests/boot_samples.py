@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import struct
+import uuid
+from collections.abc import Mapping
+
+from kairosbuild.boot import fat, gpt, uki
+from kairosbuild.boot.sparse import Sparse
 
 
 def module(*, depends: str = "", softdep: str = "", aliases: tuple[str, ...] = ()) -> bytes:
@@ -65,3 +70,22 @@ def stub(sections: int = 2, room: int = 0x400) -> bytes:
             "<8sIIII12xI", head, at, name, 0x200, 0x1000 * (number + 1), 0x200, place, 0x60000020
         )
     return bytes(head) + b"\xcc" * 0x200 * sections
+
+
+def kernel_image(cmdline: str) -> bytes:
+    """A unified kernel image of a few clusters."""
+    kernel = b"k" * 300_000
+    return uki.assemble(stub(), os_release=b"ID=x\n", cmdline=cmdline, uname="6", initrd=b"i", kernel=kernel)
+
+
+def disk(files: Mapping[str, bytes], sector: int = 512) -> Sparse:
+    """A disk whose second partition is an EFI system partition with these files."""
+    start, size = 2 << 20, 320 << 20
+    found = Sparse(start + size + (1 << 20))
+    parts = [
+        gpt.Partition(gpt.LAYERS, uuid.UUID(int=1), "layers", 1 << 20, 1 << 20),
+        gpt.Partition(gpt.ESP, uuid.UUID(int=2), "esp", start, size),
+    ]
+    found.add_all(0, gpt.build(found.size, uuid.UUID(int=3), parts, sector))
+    found.add_all(start, fat.build(fat.Volume(size, "ESP", 1, sector=sector), files))
+    return found

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kairosbuild.core.digest import Blob
-from kairosbuild.core.errors import InputError, KbuildError
+from kairosbuild.core.errors import HostError, InputError, KbuildError
 from kairosbuild.proof.diff import Side
 from kairosbuild.proof.view import Layer, View
 
 if TYPE_CHECKING:
+    from kairosbuild.boot.media import Read
     from kairosbuild.cli.wiring import Parts
     from kairosbuild.oci.chunks import Chunk
     from kairosbuild.registry.manifests import Image
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _USUAL = "linux/amd64"
 _SCRIPT = ".ipxe"  # what a boot server hands out: it has the command line
+_STARTED = (".efi", ".raw", ".qcow2", ".vhd", ".vmdk", ".iso", _SCRIPT, ".tar.gz")
+"""What may have a command line in it; of several files the first sort that has one counts, on both sides."""
+_MOST = 64 << 10  # bytes of such a script
 _LATEST = (1 << 32) - 1  # no date is clamped: it is a stranger's layer that is looked at
 
 
@@ -54,6 +58,8 @@ def side(parts: Parts, arguments: argparse.Namespace, name: str, platform: str =
         return _of_recipe(arguments, name)
     if Path(name).is_file():
         return _of_file(parts, Path(name))
+    if name.startswith(("/", "./", "../")):
+        raise InputError(f"{name}: there is no such file", reason="no-such-file")
     return _of_reference(parts, name, platform or _USUAL)
 
 
@@ -76,7 +82,7 @@ def _of_recipe(arguments: argparse.Namespace, name: str) -> Side:
 
 
 def _of_outcome(parts: Parts, outcome: Any, name: str) -> Side:
-    """The image of a recipe, its artifacts, and the command line of its UKI."""
+    """The image of a recipe, its artifacts, and the command line that they start with."""
     from kairosbuild.cli.proofs import image_layers
     from kairosbuild.cli.publishing import package_of
     from kairosbuild.core.canonical import loads
@@ -85,8 +91,7 @@ def _of_outcome(parts: Parts, outcome: Any, name: str) -> Side:
     asked = parts.arguments.nodes or outcome.publish.targets or outcome.names()
     there = [node for node in asked if outcome.has(node)]
     kinds: dict[str, list[str]] = {
-        kind: [node for node in there if kind in outcome.outputs(node)]
-        for kind in ("image", "artifact", "uki")
+        kind: [node for node in there if kind in outcome.outputs(node)] for kind in ("image", "artifact")
     }
     if not kinds["image"] and not kinds["artifact"]:
         raise InputError(
@@ -104,14 +109,16 @@ def _of_outcome(parts: Parts, outcome: Any, name: str) -> Side:
         layers = tuple((layer.node, one.blob.digest, one.blob.size) for layer, one in rows)
         pieces = _pieces(parts, sent)
     files: dict[str, tuple[str, int]] = {}
+    started: dict[str, Blob] = {}
     for node in kinds["artifact"]:
-        parts.bring([outcome.outputs(node)["artifact"]])
-        document = loads(parts.store.cas.read(outcome.outputs(node)["artifact"]))
-        files |= {file["title"]: (file["digest"], file["size"]) for file in document["files"]}
-    ukis = [outcome.outputs(node)["uki"] for node in kinds["uki"]]
-    scripts = [Blob(*blob) for title, blob in files.items() if title.endswith(_SCRIPT)]
-    parts.bring([*ukis, *scripts])
-    return Side(name, view, layers, files, _said(parts, ukis, scripts), {**pieces, **_listed(parts, files)})
+        outputs = outcome.outputs(node)
+        parts.bring([outputs["artifact"]])
+        document = loads(parts.store.cas.read(outputs["artifact"]))
+        made = {file["title"]: (file["digest"], file["size"]) for file in document["files"]}
+        files |= made
+        started |= {title: outputs.get("uki", Blob(*blob)) for title, blob in made.items()}
+    line = _line(started, lambda blob: _stored(parts, blob))
+    return Side(name, view, layers, files, line, {**pieces, **_listed(parts, files)})
 
 
 # -- a reference -----------------------------------------------------------------------------------
@@ -125,67 +132,109 @@ def _of_reference(parts: Parts, name: str, platform: str) -> Side:
     image = resolve(target, version, platform)
     if not image.artifact_type:
         base = _of_image(parts, target, image, name)
-        files, line, pieces = _beside(parts, target, image, version)
+        files, pieces = _beside(target, image, version)
+        line = _published_line(parts, target, files)
         return Side(name, base.view, base.layers, files, line, {**base.pieces, **pieces})
     subject = subject_of(image.manifest)
     below = read_image(target.get_manifest(subject), target.name) if subject else None
     base = _of_image(parts, target, below, name) if below else Side(name)
-    files, line, pieces = _artifact(parts, target, image)
+    files, pieces = _artifact(target, image)
+    line = _published_line(parts, target, files)
     return Side(name, base.view, base.layers, files, line, {**base.pieces, **pieces})
 
 
-_Artifact = tuple[dict[str, tuple[str, int]], str | None, dict[str, Mapping[str, int]]]
-"""Files by title, the command line when one of them has it, and the chunks that are listed."""
+_Artifact = tuple[dict[str, tuple[str, int]], dict[str, Mapping[str, int]]]
+"""Files by title, and the chunks that are listed."""
 
 
-def _beside(parts: Parts, target: Target, image: Image, version: str) -> _Artifact:
+def _beside(target: Target, image: Image, version: str) -> _Artifact:
     """What `_artifact` says of those that `TAG-…` names and that are about the image."""
     from kairosbuild.registry.manifests import is_index, read_image, subject_of
 
     files: dict[str, tuple[str, int]] = {}
     pieces: dict[str, Mapping[str, int]] = {}
-    said: str | None = None
     for tag in target.tags() if version and ":" not in version else ():
         manifest = target.get_manifest(tag) if tag.startswith(f"{version}-") else None
         if manifest is None or is_index(manifest) or subject_of(manifest) != image.digest:
             continue
-        found, line, parted = _artifact(parts, target, read_image(manifest, target.name))
-        files, pieces, said = {**files, **found}, {**pieces, **parted}, line or said
-    return files, said, pieces
+        found, parted = _artifact(target, read_image(manifest, target.name))
+        files, pieces = {**files, **found}, {**pieces, **parted}
+    return files, pieces
 
 
-def _artifact(parts: Parts, target: Target, image: Image) -> _Artifact:
-    """What is known of an artifact without fetching it; of a UKI or a boot server's script, by fetching that."""
+def _artifact(target: Target, image: Image) -> _Artifact:
+    """What is known of an artifact without fetching it."""
     from kairosbuild.oci import chunks
     from kairosbuild.registry.delta import lists_of
-    from kairosbuild.registry.fetch import download
     from kairosbuild.registry.target import TITLE
 
     files = {
         one.annotations.get(TITLE, one.blob.digest): (one.blob.digest, one.blob.size) for one in image.layers
     }
-    ukis, scripts = (
-        [Blob(*blob) for title, blob in files.items() if title.endswith(suffix)][:1]
-        for suffix in (".efi", _SCRIPT)
-    )
-    download(target, [*ukis, *scripts], parts.store.cas, parts.events)
     sizes = dict(files.values())
     pieces: dict[str, Mapping[str, int]] = {}
     for digest, listing in lists_of(target, image.digest).items():
         with suppress(ValueError, KeyError):
             pieces[digest] = _by_name(chunks.loads(listing, sizes[digest]))
-    return files, _said(parts, ukis, scripts), pieces
+    return files, pieces
 
 
-def _said(parts: Parts, ukis: Sequence[Blob], scripts: Sequence[Blob]) -> str | None:
-    """The command line of a UKI, or else of what a boot server hands out; None where there is neither."""
-    if ukis:
-        return cmdline(parts.store.cas.read(ukis[0]))
-    for script in scripts[:1]:
-        text = parts.store.cas.read(script).decode("utf-8", "replace")
-        words = next((line.split() for line in text.splitlines() if line.startswith("kernel ")), [])
-        return " ".join(word for word in words[2:] if not word.startswith("initrd="))
+def _published_line(parts: Parts, target: Target, files: Mapping[str, tuple[str, int]]) -> str | None:
+    """The command line of published files: by ranges, and only where there are none by fetching a file."""
+    from kairosbuild.registry.fetch import download
+
+    def reader(blob: Blob) -> Read:
+        def read(offset: int, length: int) -> bytes:
+            end = min(offset + length, blob.size)
+            return target.read_range(blob, offset, end) if offset < end else b""
+
+        try:
+            read(0, 1)
+        except HostError as problem:
+            if problem.reason != "registry-no-ranges":
+                raise
+            download(target, [blob], parts.store.cas, parts.events)
+            return _stored(parts, blob)
+        return read
+
+    return _line({title: Blob(*blob) for title, blob in files.items()}, reader)
+
+
+# -- command lines ---------------------------------------------------------------------------------
+
+
+def _line(files: Mapping[str, Blob], reader: Callable[[Blob], Read]) -> str | None:
+    """The command line in these files, None where there is none to be read."""
+    from kairosbuild.boot import media
+
+    for suffix in _STARTED:
+        for title in sorted(one for one in files if one.endswith(suffix)):
+            read = reader(files[title])
+            line = _of_script(read(0, _MOST)) if suffix == _SCRIPT else media.cmdline(read)
+            if line is not None:
+                return line
     return None
+
+
+def _of_script(script: bytes) -> str | None:
+    """What a boot server's script gives the kernel, but for where the initrd is."""
+    words = (line.split() for line in script.decode("utf-8", "replace").splitlines())
+    said = next((line[2:] for line in words if line[:1] == ["kernel"]), None)
+    return None if said is None else " ".join(word for word in said if not word.startswith("initrd="))
+
+
+def _stored(parts: Parts, blob: Blob) -> Read:
+    parts.bring([blob])
+    return _of_path(parts.store.cas.path(blob.digest))
+
+
+def _of_path(file: Path) -> Read:
+    def read(offset: int, length: int) -> bytes:
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(length)
+
+    return read
 
 
 def _pieces(parts: Parts, layers: Sequence[Descriptor]) -> dict[str, Mapping[str, int]]:
@@ -264,26 +313,13 @@ def _layer(parts: Parts, blob: Blob, node: str) -> Layer:
 
 
 def _of_file(parts: Parts, file: Path) -> Side:
-    """A UKI, a tar of a root, or any file by its size."""
+    """A tar of a root; or any file by its size, a UKI, a disk or an ISO by its command line too."""
+    from kairosbuild.boot import media
     from kairosbuild.core.digest import of_file
 
     blob = of_file(file)
-    whole = {"file": (blob.digest, blob.size)}
-    if file.suffix == ".efi":
-        return Side(str(file), files=whole, cmdline=cmdline(file.read_bytes()))
     if ".tar" in file.suffixes or ".tgz" in file.suffixes:
         stored = parts.store.cas.add_copy(file)
         return Side(str(file), View([_layer(parts, stored, "tar")]), (("tar", blob.digest, blob.size),))
-    return Side(str(file), files=whole)
-
-
-def cmdline(image: bytes) -> str:
-    """The command line of a UKI, "" for any other image."""
-    import struct
-
-    from kairosbuild.boot.uki import section
-
-    try:
-        return section(image, ".cmdline").rstrip(b"\0").decode("utf-8", "replace").strip()
-    except (KeyError, KbuildError, struct.error):
-        return ""
+    whole = {"file": (blob.digest, blob.size)}
+    return Side(str(file), files=whole, cmdline=media.cmdline(_of_path(file)))

@@ -8,16 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from boot_samples import disk, kernel_image
 from cli_workspace import Workspace
 from layer_samples import layer
 
+from kairosbuild.boot import qcow2
 from kairosbuild.core.digest import of_bytes
 from kairosbuild.oci.entry import Entry
 from kairosbuild.oci.index import Index
 from kairosbuild.proof.diff import Changed, Difference, Side, difference
 from kairosbuild.proof.view import Layer, View
 from kairosbuild.registry.registries import Registries
-from kairosbuild.registry.target import INDEX, MANIFEST, TITLE, Manifest
+from kairosbuild.registry.target import INDEX, MANIFEST, TITLE, Manifest, Target
 from kairosbuild.sources import version
 
 STATUS = "Package: {0}\nStatus: install ok installed\nArchitecture: amd64\nVersion: {1}\n\n"
@@ -173,24 +175,45 @@ def test_layers_in_pieces_and_platforms(workspace: Workspace, place: str) -> Non
     assert out == "- linux/amd64\n+ linux/arm64\n"
 
 
+def published(target: Target, tag: str, title: str, data: bytes) -> None:
+    """An artifact of one file."""
+    row = {"mediaType": "x/y", **of_bytes(data).json(), "annotations": {TITLE: title}}
+    document = {
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.kairosbuild.x.v1",
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", **of_bytes(b"{}").json()}, "layers": [row],
+    }  # fmt: skip
+    for blob in (data, b"{}"):
+        target.put_blob(of_bytes(blob), lambda blob=blob: io.BytesIO(blob))
+    manifest = Manifest(MANIFEST, json.dumps(document).encode())
+    target.put_manifest(manifest)
+    target.tag({tag: manifest})
+
+
+def told(folder: Path, a: object, b: object) -> tuple[list[str], list[str]]:
+    """The words of the command line that came, and that went."""
+    command = [sys.executable, "-m", "kairosbuild", "diff", str(a), str(b), "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)["cmdline"]
+    return list(found["added"]), list(found["removed"])
+
+
 def test_netboot_has_its_command_line_in_its_script(place: str, tmp_path: Path) -> None:
     target, _ = Registries().open(place)
     for tag, words in (("a", "quiet console=ttyS0"), ("b", "console=ttyS0 ro")):
-        script = f"#!ipxe\nkernel os.linux initrd=os.initrd {words}\ninitrd os.initrd\nboot\n".encode()
-        row = {"mediaType": "x/y", **of_bytes(script).json(), "annotations": {TITLE: "os.ipxe"}}
-        document = {
-            "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.kairosbuild.netboot.v1",
-            "config": {"mediaType": "application/vnd.oci.empty.v1+json", **of_bytes(b"{}").json()}, "layers": [row],
-        }  # fmt: skip
-        for data in (script, b"{}"):
-            target.put_blob(of_bytes(data), lambda data=data: io.BytesIO(data))
-        manifest = Manifest(MANIFEST, json.dumps(document).encode())
-        target.put_manifest(manifest)
-        target.tag({tag: manifest})
-    command = [sys.executable, "-m", "kairosbuild", "diff", f"{place}:a", f"{place}:b", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    found = json.loads(done.stdout)["cmdline"]
-    assert (list(found["added"]), list(found["removed"])) == (["ro"], ["quiet"])
+        script = f"#!ipxe\nkernel os.linux initrd=os.initrd {words}\ninitrd os.initrd\nboot\n"
+        published(target, tag, "os.ipxe", script.encode())
+    assert told(tmp_path, f"{place}:a", f"{place}:b") == (["ro"], ["quiet"])
+
+
+def test_a_disk_has_its_command_line_inside_published_or_as_a_file(place: str, tmp_path: Path) -> None:
+    target, _ = Registries().open(place)
+    for tag, words in (("a", "quiet console=ttyS0"), ("b", "console=ttyS0 ro")):
+        with (tmp_path / f"{tag}.qcow2").open("wb") as out:
+            qcow2.write(disk({"EFI/Linux/os-1+3.efi": kernel_image(words)}), out.write)
+        published(target, tag, "os.qcow2", (tmp_path / f"{tag}.qcow2").read_bytes())
+    assert told(tmp_path, f"{place}:a", f"{place}:b") == (["ro"], ["quiet"])
+    assert told(tmp_path, "a.qcow2", "b.qcow2") == (["ro"], ["quiet"])
+    assert told(tmp_path, "b.qcow2", f"{place}:a") == (["quiet"], ["ro"])
 
 
 def test_tars_and_other_files(tmp_path: Path) -> None:
@@ -210,3 +233,6 @@ def test_tars_and_other_files(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert json.loads(done.stdout)["errors"][0]["reason"] == "bad-reference"
+    command[-2] = "./no-such-thing"
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["errors"][0]["reason"] == "no-such-file"
