@@ -35,6 +35,8 @@ def platforms(parts: Parts, name: str) -> tuple[str, ...]:
 
     if name.endswith((".yaml", ".yml")) or Path(name).is_file():
         return ()
+    if name.startswith(("/", "./", "../")):
+        raise InputError(f"{name}: there is no such file", reason="no-such-file")
     target, version = parts.registries.open(name)
     return platforms_of(target.get_manifest(version), target.name)
 
@@ -58,8 +60,6 @@ def side(parts: Parts, arguments: argparse.Namespace, name: str, platform: str =
         return _of_recipe(arguments, name)
     if Path(name).is_file():
         return _of_file(parts, Path(name))
-    if name.startswith(("/", "./", "../")):
-        raise InputError(f"{name}: there is no such file", reason="no-such-file")
     return _of_reference(parts, name, platform or _USUAL)
 
 
