@@ -6,7 +6,7 @@ since it is set after everything it leads to has been acknowledged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from kairosbuild.registry.documents import (
     artifact_package,
     image_package,
 )
-from kairosbuild.registry.manifests import read_image, subject_of
+from kairosbuild.registry.manifests import index_rows, is_index, read_image, subject_of
 from kairosbuild.registry.reference import is_tag
 from kairosbuild.registry.target import INDEX, JOBS, Manifest, OpenStream, Progress, Target
 
@@ -99,7 +99,9 @@ def publish(
             there |= {tag: found for tag in lists if (found := target.head_manifest(tag))}
             wanted |= lists
             stale += [tag for tag in lists if tag in there]
-        _refuse_to_move([tag for tag in stale if there[tag]], fixed)
+        moved = [tag for tag in stale if there[tag]]
+        _refuse_to_move(moved, fixed)
+        _tell_what_stays(target, [tag for tag in moved if tag not in named], wanted, made, events)
         fresh = [p for p in made if any(named.get(tag) is p for tag in stale)]
         sent = _send(target, fresh, cas=cas, events=events, origin=origin, jobs=jobs, dry=dry)
         said = _attach(target, made, attachments) if attachments and not dry else {}
@@ -234,6 +236,33 @@ def _refuse_to_move(tags: Sequence[str], fixed: Sequence[str]) -> None:
             reason="tag-immutable",
             hint="publish under another tag; `registry.immutable` of BUILD.yaml says which are fixed",
         )
+
+
+def _tell_what_stays(
+    target: Target,
+    lists: Sequence[str],
+    wanted: Mapping[str, Manifest],
+    made: Sequence[Package],
+    events: Events,
+) -> None:
+    """Name the tags of nodes that an earlier publication had and this one has not: nothing goes unasked."""
+    for tag in lists:
+        gone = _no_longer(target, tag, {package.name for package in made})
+        beside = [one for one in target.tags() if one.startswith(tag.removesuffix("index"))] if gone else []
+        for one in beside:
+            if one not in wanted and target.head_manifest(one) in gone:
+                remove = f"kbuild registry prune {target.name} --only {one} --keep-last 0"
+                what = f"{one} is of an earlier publication and stays as it was; to remove it: {remove}"
+                events.emit("note", target.name, message=what)
+
+
+def _no_longer(target: Target, index: str, names: Collection[str]) -> set[str]:
+    """What an index lists of nodes that are none of these."""
+    manifest = target.get_manifest(index)
+    if not is_index(manifest):
+        return set()
+    nodes = {row["digest"]: (row.get("annotations") or {}).get(NODE) for row in index_rows(manifest, index)}
+    return {digest for digest, node in nodes.items() if node not in names}
 
 
 def _published(

@@ -22,6 +22,7 @@ from kairosbuild.core.events import Event, Events
 from kairosbuild.registry.documents import Item, Sent
 from kairosbuild.registry.fetch import download
 from kairosbuild.registry.manifests import read_index, resolve
+from kairosbuild.registry.prune import Policy, prune
 from kairosbuild.registry.publish import Published, publish
 from kairosbuild.registry.pull import pull
 from kairosbuild.registry.referrers import listed
@@ -160,6 +161,18 @@ def test_a_list_of_what_is_published_no_more_does_not_stay(build: Build, faults:
     assert [one.blob.digest for one in index] == [image.digest]
     build.publish(target, build.image("os", b"three"), tags=("alone",))
     assert target.head_manifest("alone-index") is None
+
+
+def test_a_tag_that_is_not_renewed_is_told_and_can_be_removed(build: Build, faults: FaultServer) -> None:
+    target, said = opened(faults.host), list[Event]()
+    build.publish(target, build.image("os", b"one"), build.disk("disk", b"d"), build.disk("iso", b"i"))
+    build.publish(target, build.image("os", b"one"), build.disk("iso", b"i"), events=Events(said.append))
+    (note,) = [one.data["message"] for one in said if one.type == "note"]
+    remove = re.search(r"prune (\S+) --only (\S+) --keep-last 0", note)
+    assert remove and remove.groups() == (target.name, "latest-disk")
+    assert target.head_manifest("latest-disk"), "nothing goes unasked"
+    prune(target, Policy(only=(remove[2],), last=0), now=0.0)
+    assert {tag for tag in target.tags() if "latest" in tag} == {"latest", "latest-index", "latest-iso"}
 
 
 def test_what_has_nothing_to_do_imports_little(build: Build, faults: FaultServer) -> None:
