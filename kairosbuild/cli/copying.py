@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kairosbuild.core.atomic import replacing
 from kairosbuild.core.digest import CHUNK
 from kairosbuild.core.errors import InputError, nearest
-from kairosbuild.execute.selection import bare, only
+from kairosbuild.execute.selection import output_of
 
 if TYPE_CHECKING:
     from kairosbuild.cli.wiring import Parts
@@ -23,9 +23,7 @@ _ZEROS = bytes(CHUNK)
 
 def copy_out(parts: Parts, outcome: Outcome, node: str, file: str) -> None:
     """Copy the main output of a node, or with `NODE.OUTPUT` another one, to a file."""
-    name, wanted = _named(outcome, node)
-    if not outcome.has(name):
-        raise InputError(f"--output {node}={file}: nothing was built under that name", reason="unknown-node")
+    name, wanted = output_of(node, [each for each in outcome.names() if outcome.has(each)])
     outputs = outcome.outputs(name)
     wanted = wanted or main_output(outputs)
     if wanted not in outputs:
@@ -40,17 +38,6 @@ def main_output(outputs: Iterable[str]) -> str:
     """The output that is meant by a node's name. The order says nothing: built and remembered they differ in it."""
     there = sorted(outputs)
     return next((each for each in (*_MAIN, *there) if each in there), "")
-
-
-def _named(outcome: Outcome, node: str) -> tuple[str, str]:
-    """The node and, where it is said, the output; a name may stand for the only cell that was built."""
-    for name, _, wanted in ((node, "", ""), node.rpartition(".")):
-        built = [
-            each for each in outcome.names() if outcome.has(each) and (each == name or bare(each) == name)
-        ]
-        if built:
-            return only(name, built), wanted
-    return node, ""
 
 
 def copy_sparse(source: Path, into: Path) -> None:

@@ -70,6 +70,7 @@ class Parts:
             jobs=getattr(said, "jobs", None) or 0,
             keep_going=getattr(said, "keep_going", False),
             locked=getattr(said, "locked", False) or getattr(said, "offline", False),
+            copied=tuple(word.partition("=")[0] for word in getattr(said, "output", ()) or ()),
         )
 
     def wiring(self) -> Wiring:

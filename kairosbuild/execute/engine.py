@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kairosbuild.core.errors import KbuildError
 from kairosbuild.core.events import Events
 from kairosbuild.execute import memo
-from kairosbuild.execute.selection import chosen
+from kairosbuild.execute.selection import chosen, output_of
 
 if TYPE_CHECKING:
     import threading
@@ -50,7 +50,8 @@ class Request(NamedTuple):
 
     No `nodes` means all that the recipe declares. `settings` are files besides the recipe and its lock
     that decide what the graph is (BUILD.yaml and where it could be, a user's settings); a change in
-    one, or one that appears, makes the recipe be read again.
+    one, or one that appears, makes the recipe be read again. `copied` are nodes (`NODE`, `NODE.OUTPUT`) whose results
+    somebody waits for: one that would not be built is an error before anything is.
     """
 
     recipe: str
@@ -61,6 +62,7 @@ class Request(NamedTuple):
     jobs: int = 0
     keep_going: bool = False
     locked: bool = False
+    copied: tuple[str, ...] = ()
 
 
 class Wiring(NamedTuple):
@@ -255,6 +257,11 @@ def _asked(memory: memo.Memory, request: Request) -> set[int]:
 
 
 def _unchanged(memory: memo.Memory, request: Request, events: Events) -> Outcome:
+    if request.copied:
+        names = memory.names
+        there = [names[i] for i in _asked(memory, request)] if request.nodes else names
+        for word in request.copied:
+            output_of(word, there)
     total = len(_asked(memory, request)) if request.nodes else int(memory.head["total"])
     events.emit("run-started", total=0, unchanged=total)
     events.emit("run-finished", built=0, hits=0, failed=0, skipped=0)

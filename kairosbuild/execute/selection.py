@@ -32,6 +32,15 @@ def only(word: str, names: Collection[str]) -> str:
     return found[0]
 
 
+def output_of(word: str, names: Collection[str]) -> tuple[str, str]:
+    """The node of `NODE` or `NODE.OUTPUT`, and the output ("" for the main one). Raises as `only` does."""
+    for name, _, output in ((word, "", ""), word.rpartition(".")):
+        if found := [each for each in names if name in (each, bare(each))]:
+            return only(name, found), output
+    hint = nearest(word, {*names, *map(bare, names)})
+    raise InputError(f"no node {word!r} is among what is built", reason="unknown-node", hint=hint)
+
+
 def _cells(word: str, names: Collection[str]) -> list[str]:
     name, _, values = word.partition("@")
     wanted = set(values.split(",")) if values else set()

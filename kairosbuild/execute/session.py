@@ -16,7 +16,7 @@ from kairosbuild.execute.engine import Found, Outcome, Request, Wiring, input_pa
 from kairosbuild.execute.equipment import Equipment
 from kairosbuild.execute.inputs import Inputs
 from kairosbuild.execute.nodes import Node, Report, Work
-from kairosbuild.execute.selection import chosen, only
+from kairosbuild.execute.selection import chosen, only, output_of
 
 if TYPE_CHECKING:
     from kairosbuild.execute.lock import Relocked
@@ -103,6 +103,8 @@ class Session:
         work, reused = self._reused() or (self._declared.work, False)
         targets = self._targets(work, nodes or self._request.nodes)
         closure = work.graph.closure(targets)
+        for word in self._request.copied:
+            output_of(word, [work.graph.names[i] for i in closure])
         if reused and self._memory and not set(self._memory.head["unlocked"]).isdisjoint(closure):
             work, reused = self._declared.work, False
             targets = self._targets(work, nodes or self._request.nodes)

@@ -156,7 +156,8 @@ def _text(reference: str) -> bytes:
     try:
         return Path(reference).read_bytes()
     except OSError as problem:
-        raise HostError(f"the key {reference}: {problem.strerror}", reason="key-unreadable") from None
+        sort = InputError if isinstance(problem, FileNotFoundError) else HostError
+        raise sort(f"the key {reference}: {problem.strerror}", reason="key-unreadable") from None
 
 
 def _private(data: bytes, reference: str) -> Any:

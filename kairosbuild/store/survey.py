@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 class Survey:
     """Counts, and bytes of disk (holes and shared extents not seen through)."""
 
-    blobs: int
-    blob_bytes: int
-    records: int
-    record_bytes: int
-    trees: int
-    leases: int
-    leftover_bytes: int
+    blobs: int = 0
+    blob_bytes: int = 0
+    records: int = 0
+    record_bytes: int = 0
+    trees: int = 0
+    leases: int = 0
+    leftover_bytes: int = 0
     """Temporary and damaged files; those of running builds included."""
 
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 class Verified:
     """What verification found. Blobs in `damaged` were moved to the store's folder of that name."""
 
-    blobs: int
-    bytes: int
-    damaged: tuple[str, ...]
+    blobs: int = 0
+    bytes: int = 0
+    damaged: tuple[str, ...] = ()
     """Digests whose file held something else."""
-    records: int
-    forgotten: int
+    records: int = 0
+    forgotten: int = 0
     """Records and rows that were unsound or whose outputs are gone."""
-    trees: int
+    trees: int = 0
     """Trees removed, to be made anew from verified blobs; those in use stay."""
 
     @property

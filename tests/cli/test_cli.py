@@ -51,6 +51,28 @@ def test_variables_are_set_from_the_command_line(workspace: Workspace) -> None:
     assert "word" in err
 
 
+def test_an_output_of_nothing_is_told_before_anything_is_built(workspace: Workspace) -> None:
+    for words in (["-o", "sad=x"], ["site", "-o", "said=x"], ["-o", "sad.o=x"]):
+        _, err = workspace.kbuild("run", "small.yaml", *words, code=2)
+        assert "no node" in err
+    assert workspace.run()["built"] == 5, "nothing was built for those"
+    workspace.kbuild("run", "small.yaml", "site", "-o", "said=x", code=2)
+
+
+def test_a_key_that_is_not_there_is_a_users_mistake(workspace: Workspace) -> None:
+    for verb in ("sign", "verify-signature"):
+        out, _ = workspace.kbuild(verb, "oci:nothing:latest", "--key", "nowhere.pem", "--json", code=2)
+        assert json.loads(out)["errors"][0]["reason"] == "key-unreadable"
+
+
+def test_a_store_that_no_build_has_made_yet_is_empty(workspace: Workspace) -> None:
+    for question in ("stat", "gc", "verify"):
+        out, err = workspace.kbuild("cache", question, "--json")
+        assert json.loads(out)["blobs"] == 0 and "nothing is stored yet" in err
+        workspace.kbuild("cache", question, "--cache-dir", "misspelt", code=2)
+    assert not (workspace.folder / "cache").exists()
+
+
 def test_every_problem_is_told_at_once_with_its_place(workspace: Workspace) -> None:
     (workspace.folder / "bad.yaml").write_text(
         "version: 1\nnodes:\n  a: {kind: overlay, sorce: site}\n  b: {kind: imag, layers: [a]}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +25,30 @@ def main(arguments: argparse.Namespace) -> int:
     from kairosbuild.store.store import Store
 
     home = Path(arguments.cache_dir or given.cache_dir(None))
-    if not home.is_dir():
+    if home.is_dir():
+        store = Store(home)
+        store.trees.remover = userns.remove  # trees of mapped owners
+        found, code = {"stat": _stat, "gc": _gc, "verify": _verify}[arguments.question](store, arguments)
+    elif arguments.cache_dir:
         raise InputError(f"{home}: there is no store", reason="no-store", hint="the first build makes it")
-    store = Store(home)
-    store.trees.remover = userns.remove  # trees of mapped owners
-    found, code = {"stat": _stat, "gc": _gc, "verify": _verify}[arguments.question](store, arguments)
+    else:
+        print(f"{home}: nothing is stored yet", file=sys.stderr)
+        found, code = {"store": str(home), **_nothing(arguments.question)}, 0
     if arguments.json:
         given.print_json(found)
     else:
         for name, value in found.items():
             print(f"{name.replace('_', ' '):16} {_shown(name, value)}")
     return code
+
+
+def _nothing(question: str) -> dict[str, Any]:
+    """What is said of a store that no build has made yet."""
+    from kairosbuild.store.gc import Swept
+    from kairosbuild.store.survey import Survey
+    from kairosbuild.store.verify import Verified
+
+    return dataclasses.asdict({"stat": Survey, "gc": Swept, "verify": Verified}[question]())
 
 
 def _stat(store: Store, _: argparse.Namespace) -> tuple[dict[str, Any], int]:
