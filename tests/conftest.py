@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -16,6 +17,9 @@ settings.load_profile("patient")
 
 # What this machine's user downloaded before must not decide a test; tests of that name a folder of their own.
 os.environ["KBUILD_DOWNLOADS"] = ""
+
+# A shell starts what runs in the background with interrupts ignored, and tests send some.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share peers.py
 

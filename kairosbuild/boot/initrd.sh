@@ -242,17 +242,18 @@ done
 hook root
 
 # A machine that an emulator tests: what it hands over is run once the system is up. Whoever can do that owns the
-# machine's memory anyway; all the same not under Secure Boot, where what runs was signed.
+# machine's memory anyway; all the same not under Secure Boot, where what runs was signed. It is a string of the
+# SMBIOS tables, which every kernel shows: not all have a module for QEMU's own device.
 hand_over_test() {
-    grep -qs QEMU0002 /sys/bus/acpi/devices/*/modalias && modprobe -qa qemu_fw_cfg
-    handed=/sys/firmware/qemu_fw_cfg/by_name/opt/kbuild.test/raw
-    [ -f $handed ] || return 0
+    grep -qs QEMU /sys/class/dmi/id/sys_vendor || return 0
+    handed=$(tr -c 'a-zA-Z0-9+/=.' '\n' < /sys/firmware/dmi/tables/DMI | grep '^kbuild\.test=')
+    [ -n "$handed" ] || return 0
     modprobe -qa efivarfs
     mount -t efivarfs -o ro efivarfs /sys/firmware/efi/efivars 2>/dev/null
     if [ "$(tail -c 1 /sys/firmware/efi/efivars/SecureBoot-* 2>/dev/null | od -An -tu1 | tr -d ' ')" = 1 ]; then
         say "Secure Boot is on: the emulator's test is not run"
     else
-        cat $handed > $K/test
+        echo "${handed#kbuild.test=}" | busybox base64 -d > $K/test
         if [ -x /sysroot/usr/lib/systemd/systemd ] || [ -x /sysroot/lib/systemd/systemd ]; then
             mkdir -p /run/systemd/system/multi-user.target.wants
             printf '[Unit]\nDefaultDependencies=no\nAfter=multi-user.target\n[Service]\nExecStart=/bin/sh %s\n' \

@@ -64,7 +64,6 @@ BY_DEVICE = (
     "xen-blkfront",
     "vmd",
     "isofs",
-    "qemu_fw_cfg",
     "efivarfs",
 )
 """Loaded when a device asks for them by its modalias."""

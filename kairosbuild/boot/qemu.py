@@ -109,7 +109,7 @@ def driver() -> bytes:
 def command(machine: Machine, medium: Medium, *, test: bool = False) -> tuple[str, ...]:
     """What is run in the sandbox: the driver, and the machine as QEMU's arguments.
 
-    With `test`, the script /in/test is handed to the machine for its initrd to run.
+    With `test`, the string /in/test (`inside.handed`) is handed to the machine for its initrd to run.
     """
     kvm = machine.accel == "kvm"
     return (
@@ -120,7 +120,7 @@ def command(machine: Machine, medium: Medium, *, test: bool = False) -> tuple[st
         *_firmware(machine.firmware),
         *_medium(medium),
         *(_TPM if machine.tpm else ()),
-        *(("-fw_cfg", "name=opt/kbuild.test,file=/in/test") if test else ()),
+        *(("-smbios", "type=11,path=/in/test") if test else ()),
     )
 
 

@@ -90,7 +90,7 @@ class BootTest:
     """See the module."""
 
     name: ClassVar[str] = "boot-test"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Spec: ClassVar[type] = BootTestSpec
     produces: ClassVar[str] = "verdict"
 
@@ -209,7 +209,7 @@ def _run(task: Task, machine: qemu.Machine, given: _Given, checks: inside.Checks
     if spec.enrolled:
         inputs["vars"] = _variables(task)
     if checks:
-        inputs["test"] = task.put_bytes(inside.script(checks))
+        inputs["test"] = task.put_bytes(inside.handed(checks))
     action = Action(
         qemu.command(machine, given.medium, test=bool(checks)),
         (task.tools("qemu"),),

@@ -69,7 +69,7 @@ class Initrd:
     """See the module."""
 
     name: ClassVar[str] = "initrd"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     Spec: ClassVar[type] = InitrdSpec
     produces: ClassVar[str] = "initrd"
 

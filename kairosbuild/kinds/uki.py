@@ -40,7 +40,7 @@ class Uki:
     """See the module."""
 
     name: ClassVar[str] = "uki"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Spec: ClassVar[type] = UkiSpec
     produces: ClassVar[str] = "uki"
 
