@@ -89,9 +89,9 @@ by_person() {
 
 if is_made; then
     rm -rf $GIVEN 2>/dev/null
-    by_tpm || by_person || fail "the persistent filesystem cannot be unlocked: the TPM does not open it to this image"
+    by_tpm || while_alive by_person || fail "the persistent filesystem cannot be unlocked: the TPM does not open it to this image"
 else
-    make
+    while_alive make
 fi
 PERSISTENT=$MAPPED
 [ -z "$MOUNTED" ] || mount -o remount,ro $K/disk

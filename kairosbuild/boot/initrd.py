@@ -46,6 +46,13 @@ _OPENED = ("libtss2-esys.so.0", "libtss2-mu.so.0", "libtss2-rc.so.0", "libtss2-t
 _LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib64", "usr/lib", "lib64", "lib",
               "usr/lib/x86_64-linux-gnu/systemd")  # fmt: skip
 
+_PATIENCE = (
+    "etc/modprobe.d/kbuild-watchdog.conf",
+    b"options i6300esb heartbeat=60\noptions iTCO_wdt heartbeat=60\noptions wdat_wdt timeout=60\n"
+    b"options sp5100_tco heartbeat=60\noptions hpwdt soft_margin=60\noptions softdog soft_margin=60\n",
+)
+"""How many seconds a machine may hang: their own defaults, 30 for some, are little for a slow one."""
+
 _LEASE = b"""#!/bin/busybox sh
 [ "$1" = bound ] || exit 0
 ip addr flush dev "$interface"
@@ -114,6 +121,7 @@ def recipe() -> str:
             (*modules.ALWAYS, "-", *modules.BY_DEVICE, "-", *modules.NETWORK, "-", *modules.ENCRYPTION)
         ).encode(),
         _LEASE,
+        _PATIENCE[1],
         " ".join(COMPRESS).encode(),
     )
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
@@ -150,6 +158,7 @@ def tree(tools: Read, kernel: Files, version: str, more: More = More()) -> cpio.
     files["etc/modules"] = (0o644, "".join(f"{name}\n" for name in always).encode())
     files["init"] = (0o755, script())
     files["bin/lease"] = (0o755, _LEASE)
+    files[_PATIENCE[0]] = (0o644, _PATIENCE[1])
     for when, scripts in more.hooks.items():
         files |= {f"hooks/{when}/{number:02}": (0o755, text) for number, text in enumerate(scripts)}
     if more.encryption:
@@ -169,6 +178,7 @@ def for_dracut(
     _refuse_unknown((*more.early, *more.modules), paths, builtin, version)
     files = {"initrd.sh": script(), "busybox": _first(tools, PROGRAMS["bin/busybox"], "busybox")}
     files["dracut.sh"] = _dracut()
+    files[f"files/{_PATIENCE[0]}"] = _PATIENCE[1]
     files |= {f"files/{path}": data for path, (_, data) in more.files.items()}
     for when, scripts in more.hooks.items():
         files |= {f"hooks/{when}/{number:02}": text for number, text in enumerate(scripts)}

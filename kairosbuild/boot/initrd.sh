@@ -55,19 +55,58 @@ done
 modprobe -qa $(cat /etc/modules)
 [ ! -d /sys/firmware/efi ] || modprobe -qa efivarfs # for an image that has nothing that loads modules
 
-hook() { # hook WHEN: the scripts that an initrd node added
-    for script in /hooks/$1/*; do
-        [ ! -e "$script" ] || sh "$script" || fail "the hook $script ended with status $?"
-    done
-}
-hook start
-
 coldplug() { # load what the devices that are there ask for
-    grep -hE '^(virtio|scsi|usb|vmbus|vmd|mmc|xen):|^pci:.*bc(01|02|08|0C)' /sys/bus/*/devices/*/modalias | sort -u > /run/devices
+    grep -hE '^(virtio|scsi|usb|vmbus|vmd|mmc|xen):|^pci:.*bc(01|02|08|0C|06sc01)|^platform:(iTCO|wdat)' /sys/bus/*/devices/*/modalias | sort -u > /run/devices
     cmp -s /run/devices /run/devices.seen && return
     xargs modprobe -qa < /run/devices 2>/dev/null
     mv /run/devices /run/devices.seen
 }
+
+# From here on a hang restarts the machine as a panic does: the watchdog is fed by what gets on, and given to the system
+# at the end. Without one in hardware the kernel's own notices a hang of programs, not one of the kernel.
+WATCHDOG=
+alive() { [ -z "$WATCHDOG" ] || echo >&9; }
+
+watch_over() {
+    coldplug
+    coldplug # what the first one loaded may have found more: a chipset's watchdog is a part of another device
+    [ -c /dev/watchdog0 ] || modprobe -qa softdog
+    [ -c /dev/watchdog0 ] && command exec 9> /dev/watchdog0 || return 0
+    WATCHDOG=$(cat /sys/class/watchdog/watchdog0/identity)
+    say "watched over by $WATCHDOG"
+}
+watch_over
+
+while_alive() { # while_alive COMMAND...: one that may take its time, and comes to an end by itself
+    (while :; do
+        alive
+        sleep 5 9>&-
+    done) &
+    feeding=$!
+    "$@"
+    ended=$?
+    kill $feeding
+    wait $feeding 2>/dev/null
+    return $ended
+}
+
+give_watchdog() { # to who feeds it from now on: systemd as the agent's configuration tells it, the agent's service of OpenRC
+    [ -n "$WATCHDOG" ] || return 0
+    alive
+    if ! { [ -x /sysroot/usr/lib/systemd/systemd ] && [ -e /sysroot/usr/lib/systemd/system.conf.d/50-kbuild.conf ]; } &&
+        ! { [ -x /sysroot/sbin/openrc ] && [ -e /sysroot/etc/init.d/kbuild-watchdog ]; }; then
+        echo V >&9 # nobody: closing it stops it
+    fi
+    exec 9>&-
+}
+
+hook() { # hook WHEN: the scripts that an initrd node added
+    for script in /hooks/$1/*; do
+        alive
+        [ ! -e "$script" ] || sh "$script" 9>&- || fail "the hook $script ended with status $?"
+    done
+}
+hook start
 
 partition() { # partition NAME: the one of this name on the disk that has the layers
     (
@@ -94,6 +133,7 @@ from_disk() { # the filesystem that has the layers, at $K/disk
     until device=$(find_disk "$DISK") && [ -n "$device" ]; do
         [ $tries -lt 100 ] || fail "no disk has the filesystem $DISK after 20 seconds"
         [ $((tries % 5)) -ne 0 ] || coldplug
+        alive
         tries=$((tries + 1))
         sleep 0.2
     done
@@ -109,7 +149,8 @@ lease() { # an address for one of the network interfaces
     for interface in $(ls /sys/class/net); do
         [ "$interface" != lo ] || continue
         ip link set "$interface" up
-        udhcpc -i "$interface" -n -q -t 3 -T 2 -s /bin/lease && return
+        alive
+        udhcpc -i "$interface" -n -q -t 3 -T 2 -s /bin/lease 9>&- && return
     done
     return 1
 }
@@ -127,7 +168,7 @@ from_network() { # the layers out of an HTTP server, into memory; dm-verity says
     for layer in $(echo "$LAYERS" | tr , ' '); do
         say "fetching ${layer%:*}"
         tries=0
-        until wget -q -T 30 -O "$K/disk/${layer%:*}" "${DISK%/}/${layer%:*}"; do
+        until while_alive wget -q -T 30 -O "$K/disk/${layer%:*}" "${DISK%/}/${layer%:*}"; do
             tries=$((tries + 1))
             [ $tries -lt 3 ] || fail "layer ${layer%:*} cannot be fetched from $DISK"
             sleep 1
@@ -144,6 +185,7 @@ http://*) from_network ;;
 esac
 
 open_layer() { # open_layer NUMBER ROOTHASH HASHOFFSET
+    alive
     file=$STORE/$2
     [ -f "$file" ] || fail "layer $2 is not on ${device:-$DISK}"
     [ "$(stat -c %s "$file")" -gt "$3" ] || fail "layer $2 is cut short"
@@ -198,7 +240,7 @@ bind() { # bind PATH: a plain folder of the persistent filesystem; at first with
     if [ ! -d $folder ]; then
         rm -rf $folder.new
         mkdir -p ${folder%/*} /sysroot/$1
-        cp -a /sysroot/$1 $folder.new && mv $folder.new $folder
+        while_alive cp -a /sysroot/$1 $folder.new && mv $folder.new $folder
     fi
     mkdir -p /sysroot/$1
     mount --bind $folder /sysroot/$1 || fail "/$1 cannot be bound to the persistent filesystem"
@@ -220,7 +262,7 @@ if [ -n "$KEEP$BIND" ]; then
         if [ -f $K/persistent/reset ]; then
             say "the places $(tr '\n' ' ' < $K/persistent/reset)are as the image has them again"
             for place in $(cat $K/persistent/reset); do
-                rm -rf $K/persistent/overlay/$place $K/persistent/bind/$place
+                while_alive rm -rf $K/persistent/overlay/$place $K/persistent/bind/$place
             done
             rm -rf $K/persistent/configured $K/persistent/reset
         fi
@@ -275,6 +317,7 @@ for candidate in /sbin/init /usr/lib/systemd/systemd /usr/sbin/init /etc/init /b
 done
 [ -n "$INIT" ] || fail "the image has no init"
 say "root is $number verified layers, read-only; starting $INIT"
+give_watchdog
 [ -z "$KBUILD_PATH" ] || exit 0
 for mount in proc sys dev run; do
     [ -d /sysroot/$mount ] || fail "the image has no folder /$mount"

@@ -36,6 +36,18 @@ ALWAYS = (
 )
 """Loaded on every machine, in this order: what the layered root itself is made of."""
 
+WATCHDOGS = (
+    "i6300esb",
+    "lpc_ich",  # this and the next bring iTCO_wdt's device
+    "i2c_i801",
+    "iTCO_wdt",
+    "wdat_wdt",
+    "sp5100_tco",
+    "hpwdt",
+    "softdog",  # where there is none of these; asked for by name
+)
+"""What restarts a machine that hangs."""
+
 BY_DEVICE = (
     "virtio_pci",
     "virtio_mmio",
@@ -65,6 +77,7 @@ BY_DEVICE = (
     "vmd",
     "isofs",
     "efivarfs",
+    *WATCHDOGS,
 )
 """Loaded when a device asks for them by its modalias."""
 

@@ -41,6 +41,8 @@ _FILES = {
     f"{_UNITS}/kbuild-node-extensions.service": ("kbuild-node-extensions.service", 0o644),
     "usr/lib/systemd/system.conf.d/50-kbuild.conf": ("watchdog.conf", 0o644),
     "etc/init.d/kbuild-node": ("kbuild-node.openrc", 0o755),
+    "etc/init.d/kbuild-watchdog": ("kbuild-watchdog.openrc", 0o755),
+    f"{HOME}/feed-watchdog": ("feed-watchdog.sh", 0o755),
 }
 _LINKS = {
     f"{_UNITS}/sysinit.target.wants/kbuild-node.service": "../kbuild-node.service",
@@ -48,6 +50,7 @@ _LINKS = {
     f"{_UNITS}/sysinit.target.wants/kbuild-node-extensions.service": "../kbuild-node-extensions.service",
     "etc/systemd/system/systemd-bless-boot.service": "/dev/null",  # the entry's tries are the agent's
     "etc/runlevels/boot/kbuild-node": "/etc/init.d/kbuild-node",
+    "etc/runlevels/sysinit/kbuild-watchdog": "/etc/init.d/kbuild-watchdog",
 }
 _WITHOUT = (
     "__phello__", "_pyrepl", "asyncio", "config-", "ctypes/macholib", "curses", "dbm", "dist-packages", "doctest",
@@ -114,7 +117,7 @@ class Agent:
     """See the module."""
 
     name: ClassVar[str] = "agent"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     Spec: ClassVar[type] = AgentSpec
     produces: ClassVar[str] = "layer"
 

@@ -278,8 +278,10 @@ def _offered(reference: str, declared: settings.Settings, *, plain: bool) -> Any
 
 
 def _start(asked: argparse.Namespace) -> int:
-    from kairosbuild.node import grow, health, install
+    from kairosbuild.node import grow, health, install, watchdog
 
+    if watchdog.stop_unfed():
+        _say("nobody feeds this machine's watchdog; it is stopped")
     cmdline = Path("/proc/cmdline").read_text()
     if install.live(cmdline):
         return _live(cmdline)

@@ -154,3 +154,38 @@ def test_a_module_asked_for_by_name_has_to_be_there(tmp_path):
         initrd.tree(programs, kernel_files(tmp_path), "6.1", initrd.More(early=("thign",)))
     assert caught.value.reason == "initrd-module"
     assert "thing" in caught.value.hint
+
+
+def test_what_restarts_a_machine_that_hangs_is_in_the_initrd(tmp_path):
+    """By name, for a chipset that says what it has; and never short of a minute."""
+    found = initrd.tree(programs, kernel_files(tmp_path), "6.1")
+    told = found.files["etc/modprobe.d/kbuild-watchdog.conf"][1].decode().splitlines()
+    assert all(line.startswith("options ") and line.endswith("=60") for line in told)
+    assert {line.split()[1] for line in told} == set(modules.WATCHDOGS) - {"lpc_ich", "i2c_i801"}
+    assert set(modules.WATCHDOGS) < set(modules.BY_DEVICE)
+
+
+GIVEN = "usr/lib/systemd/systemd usr/lib/systemd/system.conf.d/50-kbuild.conf"
+
+
+@pytest.mark.parametrize(
+    ("there", "stopped"),
+    [
+        ("", True),
+        (GIVEN, False),
+        (GIVEN.split()[0], True),
+        ("sbin/openrc etc/init.d/kbuild-watchdog", False),
+        ("sbin/openrc", True),
+    ],
+)
+def test_a_watchdog_is_given_only_to_an_image_that_feeds_it(tmp_path, there, stopped):
+    root, device = tmp_path / "root", tmp_path / "watchdog"
+    for name in there.split():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch(0o755)
+    script = initrd.script().decode().replace("/sysroot", str(root))
+    functions = script[script.index("alive() {") : script.index("\nwatch_over\n")]
+    functions += "\n" + script[script.index("give_watchdog() {") : script.index("\nhook() {")]
+    words = f"{functions}\nWATCHDOG=mine\nexec 9> {device}\ngive_watchdog\n! {{ echo x >&9; }} 2>/dev/null"
+    subprocess.run(["sh", "-c", words], check=True)
+    assert device.read_bytes().endswith(b"V\n") == stopped

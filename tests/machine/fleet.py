@@ -63,6 +63,9 @@ nodes:
   qemu:    {kind: tools, purpose: qemu}
 publish: {targets: [os, boot], to: "${at}"}
 """
+HANGING = """\
+  hang:    {kind: initrd, image: os, hooks: {start: hang.sh}}
+  qemu:"""
 CONFIG = """\
 #cloud-config
 hostname: installed
@@ -111,9 +114,15 @@ class Fleet:
             (units / f"{name}.service").write_text(unit)
             (wants / f"{name}.service").symlink_to(f"../{name}.service")
         (self.folder / self.recipe).write_text(RECIPE)
+        hanging = RECIPE.replace(
+            "    image: os\n    persistent", "    image: os\n    initrd: hang\n    persistent"
+        )
+        (self.folder / "hanging.yaml").write_text(hanging.replace("  qemu:", HANGING))
+        (self.folder / "hang.sh").write_text("sleep 100000\n")
         lock = ROOT / "recipes/debian.lock"
         if lock.exists():
             shutil.copyfile(lock, self.folder / "machine.lock")
+            shutil.copyfile(lock, self.folder / "hanging.lock")
 
     def kbuild(self, *words: str) -> str:
         command = [sys.executable, "-c", MAIN, *words, "--cache-dir", str(CACHE)]
@@ -121,13 +130,13 @@ class Fleet:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
         return done.stdout
 
-    def publish(self, tag: str, **variables: str) -> str:
+    def publish(self, tag: str, recipe: str = "", **variables: str) -> str:
         """Build an image of these variables and publish it; the reference a machine knows it by."""
         at = f"{self.registry}/os:{tag}"
         given = [
             word for name, value in {**variables, "at": at}.items() for word in ("--set", f"{name}={value}")
         ]
-        self.kbuild("run", self.recipe, self.image, "boot", *given)
+        self.kbuild("run", recipe or self.recipe, self.image, "boot", *given)
         return f"{HOST}:{self.registry.rpartition(':')[2]}/os:{tag}"
 
     def tree(self) -> Path:

@@ -79,6 +79,8 @@ def alpines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 def upgraded_and_back(vm: Vm, reference: str, starts: int) -> None:
     assert "musl" in vm.ok("ls /lib")
+    assert vm.ok("cat /sys/class/watchdog/watchdog0/state") == "active"
+    assert vm.sh("exec 9> /dev/watchdog0")[0] != 0, "the agent's service holds it"
     vm.ok("echo kept > /var/mine; hostname > /root/mine")
     online(vm)
     vm.ok(f"kbuild-node upgrade --plain-http {reference}", 600)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fleet import CONFIG, Fleet, kept, status
-from vm import HOST, running
+from vm import HOST, Vm, running
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +22,15 @@ def test_a_live_medium_installs_itself(fleet: Fleet, tmp_path: Path) -> None:
         assert (known["running"]["entry"], known["recovery"]["entry"]) == ("os-1", "recovery")
         assert known["running"]["blessed"]
         assert int(vm.ok("stat -f -c %b /run/kbuild/persistent")) * 4096 > 700 << 20, "it has grown"
+        watched_over(vm)
+
+
+def watched_over(vm: Vm) -> None:
+    """From the initrd on, and fed by the system."""
+    assert "kbuild: watched over by i6300ESB timer" in vm.console()
+    watchdog = "/sys/class/watchdog/watchdog0"
+    assert vm.ok(f"cat {watchdog}/state {watchdog}/timeout") == "active\n60"
+    assert vm.sh("exec 9> /dev/watchdog0")[0] != 0, "somebody holds it"
 
 
 @contextmanager

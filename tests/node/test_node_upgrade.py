@@ -8,7 +8,7 @@ import pytest
 from samples import Image, healthy, machine, offered, started, upgraded
 
 from kairosbuild.boot import verity as boot_verity
-from kairosbuild.node import assess, durable, state, upgrade
+from kairosbuild.node import assess, durable, state, upgrade, watchdog
 from kairosbuild.node.main import status
 from kairosbuild.node.problem import Problem
 from kairosbuild.node.verity import is_intact
@@ -447,3 +447,12 @@ def rebuilt(image: Image, layers: str) -> bytes:
         initrd=b"initrd",
         kernel=b"kernel " * 1000,
     )
+
+
+def test_a_watchdog_that_nobody_feeds_is_stopped(tmp_path):
+    device = tmp_path / "watchdog0"
+    assert not watchdog.stop_unfed(str(device))
+    assert not device.exists()
+    device.touch()
+    assert watchdog.stop_unfed(str(device))
+    assert device.read_bytes() == b"V"
