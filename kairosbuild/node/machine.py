@@ -6,17 +6,19 @@ import fcntl
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kairosbuild.node import gpt
+from kairosbuild.node import gpt, mending
 from kairosbuild.node.entries import Entries, Entry, running
 from kairosbuild.node.layers import Layers
 from kairosbuild.node.problem import Problem
 
 RUN = Path("/run/kbuild")
+_ESP_OPTIONS = "dirsync,umask=0077,nosuid,nodev,noexec"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -55,17 +57,12 @@ class Machine:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Have the EFI partition mounted, at least to read."""
-        if self.device and not os.path.ismount(self.esp):
+        if self.device:
             self.esp.mkdir(parents=True, exist_ok=True)
-            run(
-                "mount",
-                "-t",
-                "vfat",
-                "-o",
-                "ro,umask=0077,nosuid,nodev,noexec",
-                self._esp(),
-                str(self.esp),
-            )
+            with self.esp.with_name("esp.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not os.path.ismount(self.esp):
+                    self._mount_esp()
         yield
 
     @contextmanager
@@ -91,6 +88,12 @@ class Machine:
         if self.device:
             for place in (self.disk, self.esp):
                 run("mount", "-o", f"remount,{mode}", str(place))
+
+    def _mount_esp(self) -> None:
+        """In order, whatever interrupted who wrote it last; each name is on the disk before the next is changed."""
+        for done in mending.mend_device(self._esp()):
+            print(f"kbuild-node: on the EFI partition {done}", file=sys.stderr)
+        run("mount", "-t", "vfat", "-o", f"ro,{_ESP_OPTIONS}", self._esp(), str(self.esp))
 
     def _esp(self) -> str:
         """The EFI partition of the disk that the layers are on, and of no other."""
