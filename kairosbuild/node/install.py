@@ -101,9 +101,13 @@ def _install(disk: BinaryIO, source: Medium, config: str, tries: int, say: Say) 
     rescue = source.forms(source.recovery) if source.recovery else {}
     partitions = _partitions(size, _sizes(forms), _sizes(rescue), bios=source.grub is not None)
     table = _table(gpt.build(size, uuid.uuid4(), partitions), source)
-    disk.seek(0)
-    disk.write(bytes(gpt.ALIGN))  # what the first partition leaves to the table
-    _sync(disk)
+    for at in (
+        0,
+        size - gpt.ALIGN,
+    ):  # what the partitions leave to the table, and to its copy that firmware falls back to
+        disk.seek(at)
+        disk.write(bytes(gpt.ALIGN))
+        _sync(disk)
     for partition in partitions:
         say(f"writing {partition.name}, {partition.size // MIB} MiB")
         if partition.name == "esp":

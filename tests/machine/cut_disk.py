@@ -12,7 +12,7 @@ from peers import peer
 from vm import Vm
 
 from kairosbuild.boot import gpt as tables
-from kairosbuild.node import gpt, upgrade
+from kairosbuild.node import gpt, mending, upgrade
 from kairosbuild.node.http import Access
 from kairosbuild.node.machine import Machine
 from kairosbuild.node.offer import find
@@ -35,10 +35,7 @@ class CutDisk:
         folder.mkdir()
         with vm.disk.open("rb") as file:
             placed = {one.type: one for one in gpt.read(file).partitions}
-        esp = placed[gpt.ESP]
-        (folder / "esp").mkdir()
-        copy = [peer("mcopy", "mtools"), "-s", "-n", "-Q", "-i", f"{vm.disk}@@{esp.first * gpt.SECTOR}"]
-        subprocess.run([*copy, "::EFI", folder / "esp"], check=True)
+        self._esp(vm.disk, placed[gpt.ESP])
         self._ext4(vm.disk, placed[gpt.LAYERS], "disk")
         self.kept = self._ext4(vm.disk, placed[str(tables.PERSISTENT)], "kept")
 
@@ -60,12 +57,31 @@ class CutDisk:
         upgrade.upgrade(self.machine(), offer, repository, tries=3, again=False, say=lambda text: None)
         return self.machine()
 
-    def _ext4(self, disk: Path, partition: gpt.Partition, name: str) -> Path:
+    def _esp(self, disk: Path, partition: gpt.Partition) -> None:
+        """As the machine's program mends it before it mounts it."""
+        image, into = self._partition(disk, partition, "esp")
+        with image.open("r+b") as file:
+            for told in mending.mend(file):
+                print(f"  on the EFI partition {told}", flush=True)
+        done = subprocess.run(
+            [peer("fsck.fat", "dosfstools"), "-n", image], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+        copy = [peer("mcopy", "mtools"), "-s", "-n", "-Q", "-i", image]
+        subprocess.run([*copy, "::EFI", into], check=True)
+        image.unlink()
+
+    def _partition(self, disk: Path, partition: gpt.Partition, name: str) -> tuple[Path, Path]:
+        """A copy of a partition, and a folder for what is in it."""
         image, into = self.folder / f"{name}.img", self.folder / name
         into.mkdir()
         words = ["bs=1M", "conv=sparse", "status=none", f"if={disk}", f"of={image}"]
         count = (partition.last - partition.first + 1) // 2048
         subprocess.run(["dd", *words, f"skip={partition.first // 2048}", f"count={count}"], check=True)
+        return image, into
+
+    def _ext4(self, disk: Path, partition: gpt.Partition, name: str) -> Path:
+        image, into = self._partition(disk, partition, name)
         done = subprocess.run([peer("e2fsck", "e2fsprogs"), "-fy", image], capture_output=True, check=False)
         assert done.returncode in (0, 1), done.stdout  # 1: the journal was replayed, orphans were let go
         dump = [peer("debugfs", "e2fsprogs"), "-R", f"rdump / {into}", image]
