@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet import FILES, SUMS, kept, online, status
+from fleet import CONFIG, FILES, SUMS, kept, online, status
 from peers import peer
 from trusted import Trusted, TrustedVm
-from vm import running
+from vm import NETWORK, running
 
 pytestmark = pytest.mark.slow
 ALL = os.environ.get("KBUILD_MACHINES") == "all"
@@ -114,6 +114,28 @@ def recovers(folder: Path, key: str) -> None:
 
 
 if ALL:  # a dozen starts, with minutes in which somebody could type a key
+
+    def test_a_live_medium_installs_a_machine_that_encrypts_and_has_its_bundles(
+        trusted: Trusted, tmp_path: Path
+    ) -> None:
+        bundle = f"{trusted.extensions()}-ext"
+        config = f"{CONFIG}bundles: [{{targets: [{bundle}]}}]\nruncmd: [{NETWORK!r}]\n"
+        with running(trusted.installing(tmp_path, config)) as vm:
+            vm.wait("kbuild-node: installed to /dev/vda", 900)
+            vm.wait("encrypting the persistent filesystem", 600)
+            kept(vm, "1", 2)
+            assert vm.ok("cat /etc/hostname /etc/told") == "installed\nby the configuration"
+            assert vm.ok("tool") == "overlaid"
+            key = vm.encryption()["recovery_key"]
+            assert re.fullmatch(KEY, key)
+            vm.ok(FILES)
+            sums = vm.ok(SUMS)
+            vm.sh("sync; reboot")
+            kept(vm, "1", 3)
+            assert (vm.ok(SUMS), vm.ok("tool")) == (sums, "overlaid")
+            assert vm.encryption() == {**vm.encryption(), "encrypted": True, "recovery_key": key}
+            vm.off()
+            recovers(tmp_path, key)
 
     def test_an_image_of_another_pcr_key_cannot_unlock_and_is_left(trusted: Trusted, tmp_path: Path) -> None:
         other = trusted.publish("c", v="3", pcr="other")

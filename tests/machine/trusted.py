@@ -45,7 +45,9 @@ class Trusted(Fleet):
             f"binds: [var/lib/containers]\n    encrypt: {{recovery: keep}}\n    {SIGN}}}",
         )
         text = text.replace("format: raw\n", f"format: raw\n    {SIGN}, enrol: keys/public}}\n", 1)
-        text = text.replace("health:", "extensions: {db: keys/public/db.crt}, health:", 1)
+        text = text.replace("{kind: iso, image: boot,", f"{{kind: iso, image: boot, {SIGN}}},", 1)
+        known = f'insecure: ["{HOST}:{self.registry.rpartition(":")[2]}"]'
+        text = text.replace("health:", f"extensions: {{db: keys/public/db.crt}}, {known}, health:", 1)
         text = text.replace("  qemu:", MORE + "  qemu:")
         (self.folder / self.recipe).write_text(text)
         if (lock := self.folder / "machine.lock").exists():
@@ -67,14 +69,22 @@ class Trusted(Fleet):
 
     def trusted(self, folder: Path) -> TrustedVm:
         """A machine as it leaves the factory, its firmware in setup mode."""
-        made = self.machine(folder)
-        return TrustedVm(made.tree, made.folder, made.disk)
+        return TrustedVm.like(self.machine(folder))
+
+    def installing(self, folder: Path, config: str) -> TrustedVm:
+        """One with an empty disk and a CD, which has this configuration."""
+        return TrustedVm.like(self.live(folder, config))
 
 
 class TrustedVm(Vm):
     """OVMF that can enforce Secure Boot, with System Management Mode to protect its variables, and swtpm."""
 
     _tpm: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def like(cls, vm: Vm) -> TrustedVm:
+        """The same machine with a TPM and such firmware."""
+        return cls(vm.tree, vm.folder, vm.disk, *vm.more)
 
     def on(self) -> None:
         folder = self.folder / "tpm"

@@ -60,7 +60,7 @@ class Vm:
         self.console_file, self._socket = folder / "console", folder / "shell"
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
-        self._more, self._uefi = more, uefi
+        self.more, self._uefi = more, uefi
         self._bootfile = bootfile  # what the network offers, when the disk starts nothing
         self._asked = 0
         self._incoming: list[str] = []
@@ -119,7 +119,7 @@ class Vm:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("disk.raw", "console", *(["vars"] if self._uefi else [])):
             subprocess.run(["cp", "--sparse=always", self.folder / name, folder / name], check=True)
-        found = Vm(self.tree, folder, folder / "disk.raw", *self._more, uefi=self._uefi, memory=self.memory)
+        found = Vm(self.tree, folder, folder / "disk.raw", *self.more, uefi=self._uefi, memory=self.memory)
         found._incoming = ["-incoming", f"file:{self.folder / 'memory'}"]
         found.on()
         found._incoming = []
@@ -155,7 +155,7 @@ class Vm:
             "-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-rng-pci",
             *self._network(),
             "-device", "i6300esb", "-qmp", f"unix:{self.folder}/monitor,server=on,wait=off",
-            *self._more, *self._incoming,
+            *self.more, *self._incoming,
         ]  # fmt: skip
 
     def _network(self) -> list[str]:
