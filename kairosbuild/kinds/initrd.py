@@ -59,7 +59,7 @@ class InitrdSpec:
     )
     hooks: Mapping[str, str] = sourcemap(
         "Shell scripts, or folders of such in the order of their names: `start` runs before the disk is "
-        "looked for, `root` when the root is mounted at /sysroot. One that fails ends the start.",
+        "looked for, `root` when the root is mounted at /sysroot. One that fails, or takes over a minute, ends the start.",
         {},
         check=_stages,
     )
