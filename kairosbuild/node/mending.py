@@ -37,7 +37,8 @@ class _File:
 
     @property
     def unfinished(self) -> bool:
-        return self.path.endswith(".part")
+        """What is written beside; and the new name of an entry, before it leads to the file."""
+        return self.path.endswith(".part") or (not self.cluster and bool(_COUNTED.search(self.path)))
 
     @property
     def worth(self) -> tuple[bool, int, int]:
