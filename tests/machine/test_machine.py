@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fleet import FILES, SUMS, Fleet, kept, online, status
+from fleet import CONFIG, FILES, SUMS, Fleet, kept, online, status
 from vm import Vm, running
 
 ALL = os.environ.get("KBUILD_MACHINES") == "all"
@@ -96,19 +96,20 @@ if ALL:  # some ten starts each
 
     def test_a_machine_that_a_bios_starts_does_the_same(fleet: Fleet, tmp_path: Path) -> None:
         reference = fleet.publish("b", v="2")
-        with running(fleet.machine(tmp_path, uefi=False)) as vm:
-            kept(vm, "1", 1)
+        with running(fleet.live(tmp_path, CONFIG, uefi=False)) as vm:
+            vm.wait("kbuild-node: installed to /dev/vda", 900)
+            kept(vm, "1", 2)
             vm.ok(FILES)
             online(vm)
-            left_after_three_tries(vm, fleet, "panic", 1)
-            upgraded_and_back(vm, reference, 5)
+            left_after_three_tries(vm, fleet, "panic", 2)
+            upgraded_and_back(vm, reference, 6)
             vm.ok("kbuild-node recovery")
             vm.sh("sync; reboot")
             vm.wait(r"kbuild: starting recovery", 900)
             vm.ready()
             assert status(vm)["running"]["entry"] == "recovery"
             vm.sh("sync; reboot")
-            kept(vm, "1", 9)
+            kept(vm, "1", 10)
 
     def test_a_damaged_shared_layer_leads_to_recovery_which_repairs_it(fleet: Fleet, tmp_path: Path) -> None:
         reference = fleet.publish("same", v="1")

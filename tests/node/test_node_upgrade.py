@@ -1,6 +1,8 @@
 """Upgrades of machines made of folders: what is fetched, what is refused, and what any interruption leaves."""
 
 import os
+import subprocess
+import time
 import uuid
 from pathlib import Path
 
@@ -456,3 +458,15 @@ def test_a_watchdog_that_nobody_feeds_is_stopped(tmp_path):
     device.touch()
     assert watchdog.stop_unfed(str(device))
     assert device.read_bytes() == b"V"
+
+
+@pytest.mark.parametrize(("left", "ended"), [("120", b"V\n"), ("0", b"")])
+def test_what_feeds_it_under_openrc_stops_it_when_told_to_end_and_only_then(tmp_path, left, ended):
+    device, script = tmp_path / "watchdog0", tmp_path / "feed"
+    text = (Path(watchdog.__file__).parent / "files/feed-watchdog.sh").read_text()
+    script.write_text(text.replace("/dev/watchdog0", str(device)).replace("left=120", f"left={left}"))
+    with subprocess.Popen(["sh", script]) as feeding:
+        while left != "0" and not (device.exists() and device.read_bytes()):
+            time.sleep(0.01)
+        feeding.terminate() if left != "0" else feeding.wait()
+    assert device.read_bytes().lstrip() == ended
