@@ -49,6 +49,7 @@ _LINKS = {
     f"{_UNITS}/sysinit.target.wants/kbuild-node-config.service": "../kbuild-node-config.service",
     f"{_UNITS}/sysinit.target.wants/kbuild-node-extensions.service": "../kbuild-node-extensions.service",
     "etc/systemd/system/systemd-bless-boot.service": "/dev/null",  # the entry's tries are the agent's
+    "etc/systemd/system/kbuild-watchdog.service": "/dev/null",  # OpenRC's, which systemd would take for its own
     "etc/runlevels/boot/kbuild-node": "/etc/init.d/kbuild-node",
     "etc/runlevels/sysinit/kbuild-watchdog": "/etc/init.d/kbuild-watchdog",
 }

@@ -18,7 +18,7 @@ from kairosbuild.node.layers import Layers
 from kairosbuild.node.problem import Problem
 
 RUN = Path("/run/kbuild")
-_ESP_OPTIONS = "dirsync,umask=0077,nosuid,nodev,noexec"
+_ESP_FLAGS = "nosuid,nodev,noexec"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -86,14 +86,15 @@ class Machine:
 
     def _remount(self, mode: str) -> None:
         if self.device:
-            for place in (self.disk, self.esp):
-                run("mount", "-o", f"remount,{mode}", str(place))
+            run("mount", "-o", f"remount,{mode}", str(self.disk))
+            # By device and place, or mount(8) would repeat `dirsync`, which the kernel keeps and refuses to be told again.
+            run("mount", "-o", f"remount,{mode},{_ESP_FLAGS}", self._esp(), str(self.esp))
 
     def _mount_esp(self) -> None:
         """In order, whatever interrupted who wrote it last; each name is on the disk before the next is changed."""
         for done in mending.mend_device(self._esp()):
             print(f"kbuild-node: on the EFI partition {done}", file=sys.stderr)
-        run("mount", "-t", "vfat", "-o", f"ro,{_ESP_OPTIONS}", self._esp(), str(self.esp))
+        run("mount", "-t", "vfat", "-o", f"ro,dirsync,umask=0077,{_ESP_FLAGS}", self._esp(), str(self.esp))
 
     def _esp(self) -> str:
         """The EFI partition of the disk that the layers are on, and of no other."""
