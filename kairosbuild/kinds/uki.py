@@ -40,7 +40,7 @@ class Uki:
     """See the module."""
 
     name: ClassVar[str] = "uki"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     Spec: ClassVar[type] = UkiSpec
     produces: ClassVar[str] = "uki"
 
