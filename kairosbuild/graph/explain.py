@@ -63,7 +63,7 @@ def _sources(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
 def _files(role: str, old: Sequence[Any], new: Sequence[Any]) -> Iterator[str]:
     before, after = ({file[0]: file for file in files} for files in (old, new))
     for logical in _keys(before, after):
-        name = f"the source {role}/{logical}" if logical else f"the source {role}"
+        name = f"the file {logical} of {role}" if logical else f"the file {role}"
         if logical not in before:
             yield f"{name} was added"
         elif logical not in after:

@@ -43,8 +43,8 @@ def test_a_changed_source(chain: Any) -> None:
     chain.run()
     chain.file("a.txt", "B1")
     assert states(chain) == {"a": "run", "b": "wait", "c": "wait"}
-    assert chain.why("a") == ("the source src.x changed",)
-    assert chain.why("c") == ("waits for b", "a: the source src.x changed")
+    assert chain.why("a") == ("the file src.x changed",)
+    assert chain.why("c") == ("waits for b", "a: the file src.x changed")
     chain.run()
     assert chain.why("c") == ()
     chain.file("a.txt", "A1")

@@ -91,7 +91,7 @@ def test_a_null_build_loads_next_to_nothing(folder: Path) -> None:
 def test_why_speaks_of_files(folder: Path) -> None:
     kbuild(folder, "run", "recipe.yaml")
     (folder / "a").write_text("changed")
-    assert kbuild(folder, "why", "recipe.yaml", "one")["reasons"] == ["the source sources.a changed"]
+    assert kbuild(folder, "why", "recipe.yaml", "one")["reasons"] == ["the file sources.a changed"]
 
 
 def test_the_log_of_a_failure_is_shown(folder: Path) -> None:
