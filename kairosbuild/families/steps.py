@@ -64,7 +64,7 @@ def no_drivers() -> InputError:
     return InputError(
         "drivers are taken from distributions of the family apt only",
         reason="drivers-family",
-        hint="install the modules' packages by a node of kind packages",
+        hint="compiled modules come by `prebuilt`, out of a package that a node of kind fetch names; firmware by packages",
     )
 
 

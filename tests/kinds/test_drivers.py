@@ -320,6 +320,7 @@ PLACE = f"lib/modules/{RELEASE}/extra/hello.ko.xz"
 
 def packed(form: str, image: bytes, folder: Path) -> Path:
     """A vendor's file of this form with one module."""
+    folder.mkdir(exist_ok=True)
     file = folder / f"vendor.{form}"
     if form == "deb":
         file.write_bytes(make_deb("Package: vendor\n", make_tar({PLACE: lzma.compress(image)})))
@@ -374,6 +375,35 @@ def test_a_vendors_module_that_does_not_fit_is_refused(
     assert error.value.reason == reason
     if reason != "not-a-module":
         assert "node: " in error.value.message and "'linux'" in error.value.message, "both are named"
+
+
+def test_a_kernel_out_of_an_rpm_takes_a_vendors_rpm(debian_store: Store, tmp_path: Path) -> None:
+    folder = f"lib/modules/{RELEASE}"
+    core = Rpm("kernel-core").add(f"{folder}/vmlinuz", b"MZ", tmp_path / "core")
+    core.add(f"{folder}/symvers.xz", lzma.compress(SYMVERS), tmp_path / "core")
+    core.add(f"{folder}/kernel/x.ko.xz", lzma.compress(driver()), tmp_path / "core")
+    build([core], tmp_path / "rpms", {}, {})
+    (file,) = (tmp_path / "rpms").glob("*.rpm")
+    blob = debian_store.cas.add_copy(file)
+    locked = Locked({"family": "dnf"}, (Material("fedora:core.rpm", blob.digest, blob.size),))
+    kernel = Kernel().build(
+        BootTask(debian_store, KernelSpec(package="kernel"), lambda action: {}, locked=locked)
+    )
+    assert "headers" not in kernel, "there are none in it; its symbols are"
+    for image, reason in ((driver(), ""), (driver(wants=["kfree", "gone"]), "driver-symbol")):
+        vendor = debian_store.cas.add_copy(packed("rpm", image, tmp_path / (reason or "good")))
+        task = DriverTask(
+            debian_store, DriversSpec(kernel="linux", prebuilt={"v": PrebuiltSpec(archive="vendor")}),
+            lambda action: {}, memory={}, locked=Locked({}),
+            inputs={"kernel": (Input("linux", "kernel", kernel),),
+                    "prebuilt.v.archive": (Input("vendor", "fetch", {"file": vendor}),)},
+        )  # fmt: skip
+        if not reason:
+            assert f"usr/lib/modules/{RELEASE}/updates/hello.ko" in paths(task, Drivers().build(task))
+            continue
+        with pytest.raises(InputError) as error:
+            Drivers().build(task)
+        assert error.value.reason == reason
 
 
 @pytest.mark.parametrize(("name", "reason"), [
