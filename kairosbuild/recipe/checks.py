@@ -139,7 +139,7 @@ def _produces(mention: Mention, node: Node) -> list[KbuildError]:
         return []
     wanted = " or ".join(mention.info.accepts)
     message = f"{mention.name!r} ({node.declaration.kind}) produces a {node.kind.produces}"
-    return [_error(mention, message, "wrong-product", f"what is needed here is a {wanted}")]
+    return [_error(mention, message, "wrong-product", f"needed here: {wanted}")]
 
 
 def _edges(declaration: Declaration) -> tuple[str, ...]:
