@@ -42,6 +42,11 @@ def says(recipe: str | None, *words: bytes) -> bool:
     return any(word in data for word in words)
 
 
+def names_recipe(text: str) -> bool:
+    """Whether this is the name of a recipe's file, and not a reference or another file."""
+    return text.endswith((".yaml", ".yml"))
+
+
 def recipe(file: str, variables: Iterable[str]) -> Recipe:
     """A recipe under the variables of `--set`, read and validated."""
     from kairosbuild.kinds.table import TABLE

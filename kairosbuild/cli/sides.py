@@ -9,6 +9,7 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kairosbuild.cli import given
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import HostError, InputError, KbuildError
 from kairosbuild.proof.diff import Side
@@ -33,7 +34,7 @@ def platforms(parts: Parts, name: str) -> tuple[str, ...]:
     """The platforms of a reference that has several, none for anything else."""
     from kairosbuild.registry.manifests import platforms_of
 
-    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
+    if given.names_recipe(name) or Path(name).is_file():
         return ()
     if name.startswith(("/", "./", "../")):
         raise InputError(f"{name}: there is no such file", reason="no-such-file")
@@ -46,7 +47,7 @@ def platform_of(parts: Parts, name: str) -> str:
     from kairosbuild.registry.manifests import resolve
     from kairosbuild.registry.platforms import platform_of
 
-    if name.endswith((".yaml", ".yml")):
+    if given.names_recipe(name):
         return parts.recipe().platform
     with suppress(KbuildError):
         target, version = parts.registries.open(name)
@@ -56,7 +57,7 @@ def platform_of(parts: Parts, name: str) -> str:
 
 def side(parts: Parts, arguments: argparse.Namespace, name: str, platform: str = "") -> Side:
     """What a word of the command line means, on this platform where it has several."""
-    if name.endswith((".yaml", ".yml")):
+    if given.names_recipe(name):
         return _of_recipe(arguments, name)
     if Path(name).is_file():
         return _of_file(parts, Path(name))

@@ -11,8 +11,6 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from kairosbuild.core import canonical
@@ -22,6 +20,7 @@ from kairosbuild.keys.keys import PublicKey, Signer
 from kairosbuild.proof import statement
 from kairosbuild.registry import referrers
 from kairosbuild.registry.documents import small_package
+from kairosbuild.registry.fetch import read
 from kairosbuild.registry.manifests import Image, read_image
 from kairosbuild.registry.referrers import File, Referrer, tag_of
 from kairosbuild.registry.target import MANIFEST, Descriptor, Manifest, Target
@@ -202,10 +201,9 @@ def _layers(target: Target, tag: str, media_type: str) -> Iterator[tuple[Descrip
     image = _image(target, tag)
     if image is None:
         return
-    with TemporaryDirectory() as folder:
-        for layer in image.layers:
-            if layer.media_type == media_type:
-                yield layer, referrers.read(target, layer.blob, Path(folder) / "file")
+    for layer in image.layers:
+        if layer.media_type == media_type:
+            yield layer, read(target, layer.blob)
 
 
 def _image(target: Target, tag: str) -> Image | None:

@@ -25,7 +25,8 @@ from kairosbuild.core import canonical
 from kairosbuild.core.digest import Blob, is_digest, of_bytes
 from kairosbuild.core.errors import HostError, KbuildError
 from kairosbuild.core.events import Events
-from kairosbuild.registry.documents import CREATED
+from kairosbuild.registry.documents import CREATED, in_memory
+from kairosbuild.registry.fetch import read
 from kairosbuild.registry.known import Known
 from kairosbuild.registry.manifests import Image, read_image
 from kairosbuild.registry.target import MANIFEST, TITLE, Manifest, Progress, Target
@@ -171,12 +172,7 @@ class SharedCache:
                     f"{self.target.name}: a descriptor's data is not its own", reason="registry-lied"
                 )
             return data
-        folder = self._cas.tmp()
-        try:
-            self.target.get_blob(image.config.blob, folder / "record")
-            return (folder / "record").read_bytes()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        return read(self.target, image.config.blob)
 
     # -- putting -------------------------------------------------------------------------------
 
@@ -222,7 +218,7 @@ class SharedCache:
     def _upload(self, record: Record) -> None:
         body = records.body(record)
         with self.target.writing():
-            self.target.put_blob(of_bytes(body), lambda: _stream(body))
+            self.target.put_blob(of_bytes(body), in_memory(body))
             for blob in dict.fromkeys(_blobs(record)):
                 self._upload_blob(blob)
             more = [blob for blob in named(record, self._cas) if self._upload_named(blob)]
@@ -344,9 +340,3 @@ def _manifest(record: Record, body: bytes, more: Iterable[Blob], signature: byte
 def _signature(manifest: Manifest) -> bytes:
     annotations = canonical.loads(manifest.data).get("annotations") or {}
     return base64.b64decode(annotations.get(SIGNATURE, ""), validate=True)
-
-
-def _stream(data: bytes) -> Any:
-    import io
-
-    return io.BytesIO(data)

@@ -124,7 +124,7 @@ def artifact_package(item: Item, sources: Sources, subject: Manifest | None) -> 
 
 def small_package(name: str, manifest: Mapping[str, Any], blobs: Mapping[Blob, bytes]) -> Package:
     """A manifest whose blobs are at hand."""
-    sources = {blob: _bytes(data) for blob, data in blobs.items()}
+    sources = {blob: in_memory(data) for blob, data in blobs.items()}
     return Package(name, Manifest(MANIFEST, canonical.dumps(manifest)), sources)
 
 
@@ -132,11 +132,12 @@ def _package(
     name: str, manifest: Mapping[str, Any], small: Mapping[Blob, bytes], stored: list[Blob], sources: Sources
 ) -> Package:
     blobs: dict[Blob, OpenStream] = {blob: sources.stream(blob) for blob in stored}
-    blobs |= {blob: _bytes(data) for blob, data in small.items()}
+    blobs |= {blob: in_memory(data) for blob, data in small.items()}
     return Package(name, Manifest(MANIFEST, canonical.dumps(manifest)), blobs)
 
 
-def _bytes(data: bytes) -> OpenStream:
+def in_memory(data: bytes) -> OpenStream:
+    """Opens bytes that are at hand."""
     return lambda: io.BytesIO(data)
 
 

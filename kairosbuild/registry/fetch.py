@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from kairosbuild.core.events import Events
 from kairosbuild.registry.target import JOBS, Progress, Target, silent
 from kairosbuild.registry.transfers import move
 from kairosbuild.store.cas import Cas
+
+_LARGEST = 256 << 20  # bytes of a document
 
 
 def download(target: Target, blobs: Iterable[Blob], cas: Cas, events: Events, *, jobs: int = JOBS) -> int:
@@ -29,6 +32,17 @@ def download(target: Target, blobs: Iterable[Blob], cas: Cas, events: Events, *,
         return move(cas.missing(blobs), one, events, verb="pull", jobs=jobs)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def read(target: Target, blob: Blob) -> bytes:
+    """A document's bytes, verified. Raises HostError `referrer-size` for what is too large for one."""
+    if blob.size > _LARGEST:
+        what = f"{target.name}: {blob.digest} has {blob.size} bytes; what is said of an artifact has fewer"
+        raise HostError(what, reason="referrer-size")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "file"
+        target.get_blob(blob, file)
+        return file.read_bytes()
 
 
 def fetch(

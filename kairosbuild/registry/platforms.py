@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kairosbuild.core import canonical
 from kairosbuild.core.errors import InputError
+from kairosbuild.registry.fetch import read
 from kairosbuild.registry.manifests import Image, is_index, read_image
-from kairosbuild.registry.referrers import read
 from kairosbuild.registry.target import INDEX, Manifest, Target
 
 
@@ -54,10 +52,8 @@ def combine(target: Target, tag: str, sources: Sequence[str], *, dry: bool = Fal
 
 def platform_of(target: Target, image: Image) -> dict[str, str]:
     """What its configuration says that it runs on."""
-    with tempfile.TemporaryDirectory() as folder:
-        data = read(target, image.config.blob, Path(folder) / "config")
     try:
-        config = json.loads(data)
+        config = json.loads(read(target, image.config.blob))
         found = {key: str(config[key]) for key in ("os", "architecture")}
         return {**found, **({"variant": str(config["variant"])} if config.get("variant") else {})}
     except (ValueError, KeyError, TypeError) as problem:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kairosbuild.core import canonical
-from kairosbuild.core.digest import Blob, of_bytes
+from kairosbuild.core.digest import of_bytes
 from kairosbuild.core.errors import HostError
 from kairosbuild.registry.documents import Package, small_package
+from kairosbuild.registry.fetch import read
 from kairosbuild.registry.manifests import index_rows, is_index, read_image, read_index, subject_of
 from kairosbuild.registry.target import EMPTY, INDEX, MANIFEST, Descriptor, Manifest, Target
 
@@ -117,24 +118,8 @@ def listed(target: Target, digest: str, artifact_type: str = "") -> tuple[Descri
 
 def files(target: Target, referrer: Descriptor) -> tuple[tuple[Descriptor, bytes], ...]:
     """The files of a referrer, verified, in memory."""
-    import tempfile
-    from pathlib import Path
-
     image = read_image(target.get_manifest(referrer.blob.digest), target.name)
-    with tempfile.TemporaryDirectory() as folder:
-        return tuple((layer, read(target, layer.blob, Path(folder) / "file")) for layer in image.layers)
-
-
-def read(target: Target, blob: Blob, file: Any) -> bytes:
-    """A small blob's bytes by way of this file. Raises HostError `referrer-size`."""
-    if blob.size > _LARGEST:
-        what = f"{target.name}: {blob.digest} has {blob.size} bytes; what is said of an artifact has fewer"
-        raise HostError(what, reason="referrer-size")
-    target.get_blob(blob, file)
-    return bytes(file.read_bytes())
-
-
-_LARGEST = 256 << 20
+    return tuple((layer, read(target, layer.blob)) for layer in image.layers)
 
 
 def _merge(target: Target, digest: str, mine: Sequence[dict[str, Any]]) -> None:

@@ -19,9 +19,7 @@ _MOST = 20  # files and modules that are named; --json names all
 
 def main(arguments: argparse.Namespace) -> int:
     """Print it; 0 when nothing differs, 1 when something does, as diff has it."""
-    arguments.recipe = next(
-        (one for one in (arguments.a, arguments.b) if one.endswith((".yaml", ".yml"))), None
-    )
+    arguments.recipe = next(filter(given.names_recipe, (arguments.a, arguments.b)), None)
     with running(arguments) as parts:
         found, only = _compared(parts, arguments)
     equal = not only and all(one.equal for one in found.values())

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kairosbuild.cli import given
 from kairosbuild.cli.running import failures, running
 from kairosbuild.core.errors import InputError
 from kairosbuild.execute.engine import evaluate
@@ -39,7 +40,7 @@ def told(arguments: argparse.Namespace, form: str) -> int:
 
 def is_recipe(text: str) -> bool:
     """Whether this names a recipe file rather than a reference."""
-    return Path(text).is_file() or text.endswith((".yaml", ".yml"))
+    return Path(text).is_file() or given.names_recipe(text)
 
 
 def _made(parts: Parts, outcome: Outcome, form: str) -> Any:
