@@ -64,6 +64,7 @@ class Tree:
             block += _blocks(length)
         self.at: dict[str, int] = {}
         for path, size in self._files.items():
+            block += block % 2  # 4096 bytes, so that file systems can share the extents of what is put there
             self.at[path] = block * BLOCK
             block += _blocks(size)
         self.end = block * BLOCK

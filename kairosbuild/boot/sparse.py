@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kairosbuild.core.digest import CHUNK
+
+_FICLONERANGE = 0x4020940D  # linux/fs.h
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +82,12 @@ class Sparse:
                 at = stop
 
     def write_raw(self, path: Path) -> None:
-        """Write the disk as a file with holes."""
+        """Write the disk as a file with holes. Parts of files are shared with it where the file system can."""
         with path.open("xb") as out:
             out.truncate(self.size)
             for start, end, content in self._all():
+                if isinstance(content, Part) and _shared(content, out.fileno(), start):
+                    continue
                 out.seek(start)
                 for chunk in _content(content, 0, end - start):
                     out.write(chunk)
@@ -90,6 +97,20 @@ class Sparse:
             self._pieces.sort(key=lambda piece: piece[:2])
             self._sorted = True
         return self._pieces
+
+
+def _shared(part: Part, out: int, at: int) -> bool:
+    """Whether the extents of a part are now the open file's too, as btrfs and XFS have it; whole blocks only."""
+    if at % _BLOCK or part.offset % _BLOCK:
+        return False
+    handle = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(out, _FICLONERANGE, struct.pack("<qQQQ", handle, part.offset, part.size, at))
+    except OSError:
+        return False  # another file system, or one that cannot; or a part that ends within a block
+    finally:
+        os.close(handle)
+    return True
 
 
 def _content(content: bytes | Part, start: int, length: int) -> Iterator[bytes | memoryview]:

@@ -187,3 +187,20 @@ def test_sparse_reads_as_it_writes(tmp_path_factory, pieces):
 def test_nothing_goes_beyond_the_end():
     with pytest.raises(ValueError, match="do not fit"):
         Sparse(100).add(99, b"ab")
+
+
+def test_parts_of_files_come_out_wherever_they_lie(tmp_path):
+    """Whole blocks, which a file system may share, and others, which none can."""
+    source = tmp_path / "source"
+    source.write_bytes(bytes(range(256)) * 64 + b"a last block that is not whole")
+    size = source.stat().st_size
+    disk = Sparse(MIB)
+    placed = {0: Part(source, 0, 8192), 12288: Part(source, 4096, size - 4096), 40960: Part(source, 7, 4096),
+              65537: Part(source, 0, 4096), 81920: Part(source, 8192, size - 8192)}  # fmt: skip
+    for at, part in placed.items():
+        disk.add(at, part)
+    disk.write_raw(tmp_path / "disk")
+    made, given = (tmp_path / "disk").read_bytes(), source.read_bytes()
+    assert made == b"".join(map(bytes, disk.read(0, MIB)))
+    for at, part in placed.items():
+        assert made[at : at + part.size] == given[part.offset : part.offset + part.size]
