@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -39,6 +38,8 @@ def read(target: Target, blob: Blob) -> bytes:
     if blob.size > _LARGEST:
         what = f"{target.name}: {blob.digest} has {blob.size} bytes; what is said of an artifact has fewer"
         raise HostError(what, reason="referrer-size")
+    import tempfile
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "file"
         target.get_blob(blob, file)
