@@ -86,6 +86,17 @@ def _change_verbs(verbs: Any) -> None:
 
 def _service_verbs(verbs: Any) -> None:
     one = verbs.add_parser(
+        "install", help="write the system of this live medium to a disk, all of which is lost"
+    )
+    one.add_argument(
+        "--device", default="", help="the disk, or `auto` for the largest; asked for when none is given"
+    )
+    one.add_argument(
+        "--config", default="", metavar="FILE", help="the configuration of the installed machine"
+    )
+    one.add_argument("--reboot", action="store_true", help="restart into it")
+    one.set_defaults(verb=_install)
+    one = verbs.add_parser(
         "reset", help="give up what the machine changed: its places are as the image has them"
     )
     one.add_argument("--keep", action="append", default=[], metavar="PLACE", help="a place that is not wiped")

@@ -1,5 +1,6 @@
 """Installing to a disk that is a file: what lies on it is what owners of the formats read back."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from peers import peer
 from samples import Image
 
 from kairosbuild.node import gpt, grow, install, uki
+from kairosbuild.node.main import main
 from kairosbuild.node.problem import Problem
 
 MIB = 1 << 20
@@ -131,3 +133,20 @@ def test_the_last_partition_grows_with_the_disk(disk, source):
 def test_a_folder_without_an_installation_is_no_medium(tmp_path):
     assert install.medium(place=tmp_path) is None
     assert not install.live("quiet", tmp_path)
+
+
+def test_every_verb_that_is_documented_is_there(capsys):
+    documented = (Path(__file__).parents[2] / "docs/node.md").read_text()
+    table = documented[documented.index("| verb | does |") :].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.*?`) \| ", table, re.M)
+    verbs = {one for cell in cells for one in re.findall(r"`(\w+)", cell)}
+    assert {"install", "upgrade", "rollback", "reset", "extension", "encryption"} <= verbs
+    for verb in verbs:
+        with pytest.raises(SystemExit) as ended:
+            main([verb, "--help"])
+        assert ended.value.code == 0, verb
+
+
+def test_installing_wants_a_live_medium(capsys):
+    assert main(["install", "--device", "/dev/nothing"]) == 1
+    assert "no live system that installs" in capsys.readouterr().err
