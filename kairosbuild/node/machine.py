@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from kairosbuild.node.layers import Layers
 from kairosbuild.node.problem import Problem
 
 RUN = Path("/run/kbuild")
+_TRIES, _PAUSE = 25, 0.2  # seconds
 _ESP_FLAGS = "nosuid,nodev,noexec"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -82,13 +84,24 @@ class Machine:
                     yield
                 finally:
                     os.sync()
-                    self._remount("ro")
+                    self._read_only()
 
     def _remount(self, mode: str) -> None:
         if self.device:
-            run("mount", "-o", f"remount,{mode}", str(self.disk))
             # By device and place, or mount(8) would repeat `dirsync`, which the kernel keeps and refuses to be told again.
             run("mount", "-o", f"remount,{mode},{_ESP_FLAGS}", self._esp(), str(self.esp))
+            run("mount", "-o", f"remount,{mode}", str(self.disk))
+
+    def _read_only(self) -> None:
+        """Have nobody write any more. What had an extension open lets go of it a little later; all is synced by then."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self._remount("ro")
+                return
+            except Problem as problem:
+                if not left:
+                    print(f"kbuild-node: it stays writable: {problem}", file=sys.stderr)
+                time.sleep(_PAUSE)
 
     def _mount_esp(self) -> None:
         """In order, whatever interrupted who wrote it last; each name is on the disk before the next is changed."""
