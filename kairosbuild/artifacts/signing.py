@@ -21,9 +21,8 @@ from kairosbuild.graph.node import Task
 from kairosbuild.keys.der import octets, oid, sequence, tagged
 from kairosbuild.recipe.fields import choice, source, text
 
-if (
-    TYPE_CHECKING
-):  # what signs is loaded when there is something to sign: it costs more than laying out a disk
+# What signs is loaded when there is something to sign: that costs more than laying out a disk.
+if TYPE_CHECKING:
     from kairosbuild.keys.certificate import Certificate
     from kairosbuild.keys.keys import Signer
 
