@@ -41,7 +41,16 @@ while [ $number -lt "$IMAGES" ]; do
     buildah --root /out/storage --runroot /tmp/run --storage-driver overlay tag "$image" localhost/kbuild-$number
     number=$((number + 1))
 done
-run build "$@" --file /in/Dockerfile --tag localhost/kbuild-result /out/context
+# What runs a step copies itself into sealed memory first; while the kernel looks at that memory, sealing is refused.
+tries=1
+until run build "$@" --file /in/Dockerfile --tag localhost/kbuild-result /out/context 2> /tmp/errors; do
+    cat /tmp/errors >&2
+    case "$tries $(cat /tmp/errors)" in
+    [12]*"sealing memfd copy: Device or resource busy"*) tries=$((tries + 1)) ;;
+    *) exit 1 ;;
+    esac
+done
+cat /tmp/errors >&2
 run push --quiet --disable-compression localhost/kbuild-result oci:/out/image:result
 find /out/image -type l -delete
 tar -c -f /out/image.tar -C /out/image .

@@ -191,3 +191,10 @@ def test_what_nobody_provides_is_refused_with_the_line_of_the_dockerfile(workspa
     dockerfile.write_text("FROM busybox\nRUN cat /nothing\n")
     failed = kbuild(workspace, "run", "small.yaml", "built", "--no-publish", code=1)
     assert "can't open '/nothing'" in failed["said"]
+
+
+def test_a_step_that_the_kernel_did_not_let_begin_is_tried_again(workspace: Path) -> None:
+    busy = "sealing memfd copy: Device or resource busy"
+    (workspace / "docker/Dockerfile").write_text(f"FROM busybox\nRUN echo '{busy}' >&2 && false\n")
+    failed = kbuild(workspace, "run", "small.yaml", "built", "--no-publish", code=1)
+    assert failed["said"].count(f"Error: building at STEP \"RUN echo '{busy}'") >= 3
