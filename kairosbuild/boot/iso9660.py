@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from kairosbuild.boot.fat import Extent
+
 BLOCK = 2048
 DESCRIPTORS = 16  # the block of the first descriptor: what is before belongs to the system that starts it
 BIOS, UEFI = 0, 0xEF
@@ -22,9 +24,6 @@ _SECTION = 0xFFFFF800  # the most bytes that one record can name, in whole block
 _FOLDER, _CONTINUED = 0x02, 0x80
 _PLAIN = re.compile(r"[A-Z0-9][A-Z0-9_]{0,7}(\.[A-Z0-9_]{1,3})?")
 _UNSAID = b"0" * 16 + b"\0"  # a date that nobody gave
-
-Extent = tuple[int, bytes]
-"""Byte offset, and what is written there."""
 
 
 @dataclass(frozen=True, slots=True)
