@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from kairosbuild.core.errors import InputError, KbuildError
+from kairosbuild.graph.node import Known
 from kairosbuild.recipe.declaration import Declaration
 
 Declarations = Mapping[str, Declaration]
@@ -96,6 +99,69 @@ def kernel_complaints(declaration: Declaration, declarations: Declarations) -> I
                     f"{name!r} has modules without a signature, and the kernel {kernel!r} is told {why}",
                     f"list a node of kind sign-modules of {name!r} instead",
                 )
+
+
+# -- what the kernel's own configuration adds: known once it is there ------------------------------
+
+
+def unsigned(owner: str, drivers: str, kernel: str, modules: Sequence[str] = ()) -> InputError:
+    """Modules that nobody signed in an image whose kernel takes none such, ever."""
+    return InputError(
+        f"{owner}: {_those(drivers, modules)} no signature, and the kernel of {kernel!r} takes none without "
+        "(its configuration has CONFIG_MODULE_SIG_FORCE, or forces lockdown)",
+        reason="image-unsigned",
+        hint=f"list a node of kind sign-modules of {drivers!r} in the image instead",
+    )
+
+
+def locked_out(owner: str, drivers: str, kernel: str, modules: Sequence[str] = ()) -> InputError:
+    """The same in what is signed for Secure Boot, under which the kernel locks itself down."""
+    return InputError(
+        f"{owner} is signed for Secure Boot, under which the kernel of {kernel!r} takes no module without a "
+        f"signature (CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT), and {_those(drivers, modules)} none",
+        reason="artifact-unsigned",
+        hint=f"list a node of kind sign-modules of {drivers!r} in the image instead, with a certificate that the "
+        "firmware's db has",
+    )
+
+
+def _those(drivers: str, modules: Sequence[str]) -> str:
+    return (
+        f"the modules {', '.join(modules)} of {drivers!r} have" if modules else f"those of {drivers!r} have"
+    )
+
+
+def foreseen_in_image(image: Declaration, declarations: Declarations, known: Known) -> Iterator[KbuildError]:
+    """What an image would be refused for, as far as kernels that are there already tell."""
+    for drivers, kernel in _nobody_signed(image, declarations):
+        if (said := known(kernel, "abi")) and said["forced"]:
+            yield unsigned(image.name, drivers, kernel)
+
+
+def foreseen(artifact: Declaration, declarations: Declarations, known: Known) -> Iterator[KbuildError]:
+    """The same for what boots an image and is signed."""
+    image = _image(artifact, declarations) if artifact.spec.get("sign") else None
+    for drivers, kernel in _nobody_signed(image, declarations) if image else ():
+        if (said := known(kernel, "kernel")) and "lockdown" in said:
+            yield locked_out(artifact.name, drivers, kernel)
+
+
+def locked_out_of(owner: str, image: Mapping[str, Any]) -> Iterator[KbuildError]:
+    """The same of the image as it was built, by its document."""
+    if found := image.get("unsigned"):
+        for drivers, modules in found["modules"].items():
+            yield locked_out(owner, drivers, found["kernel"], modules)
+
+
+def _nobody_signed(image: Declaration, declarations: Declarations) -> Iterator[tuple[str, str]]:
+    """The drivers of an image whose modules are compiled here, and the kernel each is for."""
+    for name in image.refs.get("layers", ()):
+        one = declarations.get(name)
+        if one is not None and one.kind == "drivers" and (one.spec["build"] or one.spec["dkms"]):
+            yield from ((name, kernel) for kernel in one.refs.get("kernel", ()) if kernel in declarations)
+
+
+# -- names -----------------------------------------------------------------------------------------
 
 
 def _signed_of(name: str, one: Declaration) -> str:

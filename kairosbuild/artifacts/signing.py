@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kairosbuild.artifacts.checks import locked_out_of
 from kairosbuild.boot import authenticode, pcr, uki
-from kairosbuild.core.canonical import dumps
-from kairosbuild.core.errors import InputError, KbuildError
+from kairosbuild.core.canonical import dumps, loads
+from kairosbuild.core.errors import InputError, KbuildError, raise_problems
 from kairosbuild.graph.node import Task
 from kairosbuild.keys.der import octets, oid, sequence, tagged
 from kairosbuild.recipe.fields import choice, source, text
@@ -113,9 +114,19 @@ class Signing:
 
 
 def signing(task: Task) -> Signing | None:
-    """What signs this artifact, if the recipe says so."""
+    """What signs this artifact, if the recipe says so; refused when modules of its image would not load for it."""
     spec: SignSpec | None = task.spec.sign
-    return Signing(task, spec) if spec else None
+    if not spec:
+        return None
+    raise_problems([problem for image in _images(task) for problem in locked_out_of(task.name, image)])
+    return Signing(task, spec)
+
+
+def _images(task: Task) -> Iterator[Mapping[str, Any]]:
+    """The documents of all images that it starts, be they there themselves or by a node of kind boot."""
+    for one in (one for given in task.inputs.values() for one in given):
+        if document := one.outputs.get("image") or one.outputs.get("of"):
+            yield loads(task.path(document).read_bytes())
 
 
 def signs_as(task: Task, named: str, key: str) -> tuple[Certificate, Signer]:

@@ -40,7 +40,10 @@ class Session:
     def evaluate(self) -> Outcome:
         """See `engine.evaluate`."""
         work, targets = self._prepared()
-        preflight.refuse(work, self._dirty, work.graph.closure(targets))
+        closure = work.graph.closure(targets)
+        preflight.refuse(work, self._dirty, closure)
+        if open_ := self._dirty.intersection(closure):
+            self._foresee(work, closure, set(closure).difference(work.graph.dependants(open_)))
         report = self._run(work, targets)
         self._remember(report)
         return self._outcome(work, targets, report)
@@ -67,8 +70,14 @@ class Session:
         preflight.refuse(work, self._dirty, work.graph.closure(targets))
         planner = Planner(work, self._with.results, self._with.store.sources.digest, self._scope)
         planned = planner.run(work.graph.closure(targets), self._dirty)
+        hits = {work.graph.index[one.name] for one in planned if one.state == "hit"}
+        self._foresee(work, work.graph.closure(targets), hits)
         self._with.store.sources.save()
         return planned
+
+    def _foresee(self, work: Work, closure: Sequence[int], sure: set[int]) -> None:
+        cas = self._with.store.cas
+        preflight.foresee(work, closure, sure, lambda blob: cas.path(blob.digest))
 
     def why(self, node: str) -> tuple[str, ...]:
         """See `engine.why`."""

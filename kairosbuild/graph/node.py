@@ -94,6 +94,10 @@ class Reads:
     asked: tuple[str, ...] = ()
 
 
+Known = Callable[[str, str], Any]
+"""(node, output) → the document of an output that exists already and will not change, or None."""
+
+
 class Task(Protocol):
     """What a kind may use while it builds one node. Nothing here reaches the network."""
 
@@ -189,6 +193,7 @@ class Kind(Protocol):
 
     - `check(name, declaration, declarations)`: what is wrong with a recipe across its nodes (`recipe.checks`);
     - `preflight(name, spec, root)`: what of the workspace would fail late and can be told first (`execute.preflight`);
+    - `foresee(declaration, declarations, known)`: what outputs that exist already tell of a node that has to be built;
     - `reads(spec, role, sources)`: which files of a source count (`Reads`);
     - `ships()`: digests by name of the files of this program that go into its output; they are part of its keys,
       so that no version has to be raised when such a file changes.

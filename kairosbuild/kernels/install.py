@@ -20,6 +20,11 @@ from kairosbuild.kernels.module import firmware_of, read
 from kairosbuild.oci.layer import Item, Slice
 
 _MODULES = re.compile(r"((?:usr/)?lib/modules/)([^/]+)")
+_FORCING = (
+    "CONFIG_MODULE_SIG_FORCE",
+    "CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY",
+    "CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY",
+)
 _FROM_BOOT = ("vmlinuz", "config", "System.map")
 _HEADERS = re.compile(r"usr/src/.|usr/lib/linux-kbuild|(?:usr/)?lib/modules/[^/]+/(?:build|source)(?:/|$)")
 _SYMVERS = re.compile(r".*/Module\.symvers|(?:usr/)?lib/modules/[^/]+/symvers(?:\.(?:gz|xz|zst))?")
@@ -87,11 +92,20 @@ def symbols(kernel: Installed) -> bytes:
 
 def promise(kernel: Installed, headers: str) -> abi.Abi:
     """What it promises to modules. `headers` is the digest of its headers."""
-    options = kconfig.read(kernel.bytes(kernel.path("config")) or b"", "config")
+    options = _options(kernel)
     first = next((path for path in sorted(kernel.files) if name_of(path)), "")
     flags = read(first, kernel.bytes(first) or b"").flags if first else ""
-    found = abi.Abi(flags, options.get("CONFIG_MODULE_SIG_FORCE") == "y")
+    found = abi.Abi(flags, any(options.get(one) == "y" for one in _FORCING))
     return found if found.versioned else replace(found, only=headers)
+
+
+def locks_down(kernel: Installed) -> bool:
+    """Whether it takes no module without a signature once firmware enforces signatures (Secure Boot)."""
+    return _options(kernel).get("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT") == "y"
+
+
+def _options(kernel: Installed) -> dict[str, str]:
+    return kconfig.read(kernel.bytes(kernel.path("config")) or b"", "config")
 
 
 def firmware(kernel: Installed) -> dict[str, list[str]]:

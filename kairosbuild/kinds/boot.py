@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from kairosbuild.artifacts.checks import complaints
+from kairosbuild.artifacts.checks import complaints, foreseen
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, ENCRYPT, boot_entry, entry_document, unified
 from kairosbuild.artifacts.signing import SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.boot.survey import PLACES
 from kairosbuild.core.errors import KbuildError, nearest
-from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.graph.node import UNLOCKED, Known, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import choice, record, ref, text, texts
 
@@ -109,6 +109,12 @@ class Boot:
     def preflight(self, name: str, spec: BootSpec, root: Path) -> Iterator[KbuildError]:
         """What is known of its keys before anything runs."""
         yield from key_complaints(name, spec, root)
+
+    def foresee(
+        self, declaration: Declaration, declarations: Mapping[str, Declaration], known: Known
+    ) -> Iterator[KbuildError]:
+        """Modules that would not load under the Secure Boot it is signed for."""
+        yield from foreseen(declaration, declarations, known)
 
     def lock(self, spec: BootSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""

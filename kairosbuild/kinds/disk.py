@@ -43,7 +43,7 @@ from kairosbuild.artifacts.stack import Stack, stack_of_image
 from kairosbuild.boot import gpt
 from kairosbuild.boot.sparse import Part, Sparse
 from kairosbuild.core.errors import InputError, KbuildError
-from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.graph.node import UNLOCKED, Known, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import choice, integer, record, records, ref, size, text, texts
 
@@ -137,6 +137,12 @@ class Disk:
     def preflight(self, name: str, spec: DiskSpec, root: Path) -> Iterator[KbuildError]:
         """What is known of its keys before anything runs."""
         yield from key_complaints(name, spec, root)
+
+    def foresee(
+        self, declaration: Declaration, declarations: Mapping[str, Declaration], known: Known
+    ) -> Iterator[KbuildError]:
+        """Modules that would not load under the Secure Boot it is signed for."""
+        yield from checks.foreseen(declaration, declarations, known)
 
     def lock(self, spec: DiskSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from kairosbuild.artifacts.checks import kernel_complaints
+from kairosbuild.artifacts.checks import foreseen_in_image, kernel_complaints, unsigned
 from kairosbuild.artifacts.settle import settled
 from kairosbuild.artifacts.stack import Layer, surveyed
 from kairosbuild.boot.survey import hidden_links
 from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.errors import InputError, KbuildError, raise_problems
 from kairosbuild.graph.action import LayerRef
-from kairosbuild.graph.node import UNLOCKED, Input, Locked, Locker, Outputs, Task
+from kairosbuild.graph.node import UNLOCKED, Input, Known, Locked, Locker, Outputs, Task
 from kairosbuild.graph.stack import load
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import choice, flag, record, refs, text, textmap, texts
@@ -65,7 +65,7 @@ class Image:
     """See the module."""
 
     name: ClassVar[str] = "image"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Spec: ClassVar[type] = ImageSpec
     produces: ClassVar[str] = "image"
 
@@ -92,6 +92,12 @@ class Image:
                     )
         yield from kernel_complaints(declaration, declarations)
 
+    def foresee(
+        self, declaration: Declaration, declarations: Mapping[str, Declaration], known: Known
+    ) -> Iterator[KbuildError]:
+        """Modules without a signature, for a kernel that is there already and takes none such."""
+        yield from foreseen_in_image(declaration, declarations, known)
+
     def lock(self, spec: ImageSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""
         return UNLOCKED
@@ -117,6 +123,8 @@ class Image:
         }
         if boot := _boot(task):
             document["boot"] = boot
+        if unsigned := _locked_out(task):
+            document["unsigned"] = unsigned
         return {"image": task.put_bytes(dumps(document))}
 
 
@@ -133,18 +141,27 @@ def _refuse_kernels(task: Task, layers: Sequence[_Named]) -> None:
             )
         )
     forcing = [one.name for one in _having(task, "abi") if _document(task, one, "abi")["forced"]]
-    for one in _having(task, "drivers"):
-        unsigned = [m["name"] for m in _document(task, one, "drivers")["modules"] if not m["signed"]]
-        if forcing and unsigned:
-            problems.append(
-                InputError(
-                    f"{task.name}: the modules {', '.join(unsigned)} of {one.name!r} have no signature, and the "
-                    f"kernel of {forcing[0]!r} takes none without (CONFIG_MODULE_SIG_FORCE)",
-                    reason="image-unsigned",
-                    hint=f"list a node of kind sign-modules of {one.name!r} instead",
-                )
-            )
+    if forcing:
+        problems += [
+            unsigned(task.name, name, forcing[0], modules) for name, modules in _unsigned(task).items()
+        ]
     raise_problems(problems)
+
+
+def _unsigned(task: Task) -> dict[str, list[str]]:
+    """Its drivers' modules that nobody signed, by the names of their nodes."""
+    found = {
+        one.name: [m["name"] for m in _document(task, one, "drivers")["modules"] if not m["signed"]]
+        for one in _having(task, "drivers")
+    }
+    return {name: modules for name, modules in found.items() if modules}
+
+
+def _locked_out(task: Task) -> dict[str, Any]:
+    """The modules that its kernel refuses under Secure Boot, for artifacts that are signed; {} when there are none."""
+    kernels = [one.name for one in _having(task, "kernel") if "lockdown" in _document(task, one, "kernel")]
+    found = _unsigned(task) if kernels else {}
+    return {"kernel": kernels[0], "modules": found} if found else {}
 
 
 def _boot(task: Task) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from kairosbuild.artifacts import grub
-from kairosbuild.artifacts.checks import complaints
+from kairosbuild.artifacts.checks import complaints, foreseen
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, BootEntry, boot_entry, unified
 from kairosbuild.artifacts.installer import installer
@@ -26,7 +26,7 @@ from kairosbuild.boot import fat, gpt, iso9660
 from kairosbuild.boot.sparse import Part, Sparse
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import KbuildError
-from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.graph.node import UNLOCKED, Known, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import flag, record, ref, text, texts
 
@@ -70,6 +70,12 @@ class Iso:
     def preflight(self, name: str, spec: IsoSpec, root: Path) -> Iterator[KbuildError]:
         """What is known of its keys before anything runs."""
         yield from key_complaints(name, spec, root)
+
+    def foresee(
+        self, declaration: Declaration, declarations: Mapping[str, Declaration], known: Known
+    ) -> Iterator[KbuildError]:
+        """Modules that would not load under the Secure Boot it is signed for."""
+        yield from foreseen(declaration, declarations, known)
 
     def lock(self, spec: IsoSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""

@@ -92,7 +92,7 @@ class Kernel:
     """See the module."""
 
     name: ClassVar[str] = "kernel"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     Spec: ClassVar[type] = KernelSpec
     produces: ClassVar[str] = "layer"
 
@@ -146,7 +146,7 @@ class Kernel:
             return {
                 **layer_outputs(task, *own),
                 **_beside(task, kernel),
-                "kernel": task.put_bytes(dumps(_about(task, kernel.release))),
+                "kernel": task.put_bytes(dumps(_about(task, kernel))),
                 "boot": task.put_bytes(dumps(lists.boot(spec.cmdline, spec.early))),
             }
 
@@ -168,11 +168,12 @@ def _beside(task: Task, kernel: install.Installed) -> dict[str, Blob]:
     return found
 
 
-def _about(task: Task, release: str) -> dict[str, Any]:
+def _about(task: Task, kernel: install.Installed) -> dict[str, Any]:
     data = task.locked.data
     image = next((p for p in data.get("packages", ()) if p["name"] == data["image"]), None)
     package = {"package": image["name"], "package version": image["version"]} if image else {}
-    return {"version": release, **package}
+    lockdown = {"lockdown": "secure-boot"} if install.locks_down(kernel) else {}
+    return {"version": kernel.release, **package, **lockdown}
 
 
 # -- where it comes from ---------------------------------------------------------------------------

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from kairosbuild.artifacts.checks import complaints
+from kairosbuild.artifacts.checks import complaints, foreseen
 from kairosbuild.artifacts.document import File, document
 from kairosbuild.artifacts.entry import CONSOLE, boot_entry, unified
 from kairosbuild.artifacts.installer import installer, listed
 from kairosbuild.artifacts.signing import SignSpec, key_complaints, signing
 from kairosbuild.artifacts.stack import stack_of_image
 from kairosbuild.core.errors import KbuildError
-from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
+from kairosbuild.graph.node import UNLOCKED, Known, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import record, ref, text, texts
 
@@ -78,6 +78,12 @@ class Netboot:
     def preflight(self, name: str, spec: NetbootSpec, root: Path) -> Iterator[KbuildError]:
         """What is known of its keys before anything runs."""
         yield from key_complaints(name, spec, root)
+
+    def foresee(
+        self, declaration: Declaration, declarations: Mapping[str, Declaration], known: Known
+    ) -> Iterator[KbuildError]:
+        """Modules that would not load under the Secure Boot it is signed for."""
+        yield from foreseen(declaration, declarations, known)
 
     def lock(self, spec: NetbootSpec, locker: Locker) -> Locked:
         """Nothing is mutable."""
