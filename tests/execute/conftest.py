@@ -55,6 +55,11 @@ class Join:
         if spec.add == "told early" and not (root / "excuse").exists():
             yield InputError(f"{name} would fail", reason="told-early")
 
+    def foresee(self, declaration: Any, declarations: Any, known: Any) -> Iterator[KbuildError]:
+        if declaration.spec["add"] == "asks" and (said := known("said", "file")) is not None:
+            assert declarations["said"].kind == "pin"
+            yield InputError(f"{declaration.name} would fail of {said}", reason="foreseen")
+
     def build(self, task: Any) -> dict[str, Blob]:
         if task.spec.pause:
             time.sleep(task.spec.pause / 1000)

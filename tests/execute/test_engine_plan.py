@@ -106,6 +106,22 @@ def test_what_kinds_see_beside_the_recipe_is_told_before_anything_runs(chain: An
     assert chain.run().built == 0, "what is as it was is not asked"
 
 
+def test_what_outputs_that_are_there_tell_is_told_before_anything_runs(world: Any) -> None:
+    world.outside["said"] = b"17"
+    world.pin("said", "said")
+    world.node("late", "said", add="asks")
+    world.settle()
+    assert states(world) == {"said": "run", "late": "wait"}, "nothing is known of what is not there"
+    world.run("said")
+    for ask in (world.run, world.plan):
+        with pytest.raises(KbuildError) as caught:
+            ask()
+        assert caught.value.message == "late would fail of 17"
+        for file in (world.store.root / "memory").iterdir():
+            file.unlink()  # a plan finds it in the store as well; a run has to look first
+    assert world.executor.ran == []
+
+
 def test_what_takes_every_owner_is_refused_where_there_is_one(
     chain: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,10 +166,12 @@ def test_a_kernel_that_asks_for_signatures_gets_them(argument: str) -> None:
     assert not complaints("base", "linux", "signed", "firmware", cmdline=(argument,))
 
 
-def kernel_node(store: Store, *, forced: bool = False, **boot: list[str]) -> Input:
+def kernel_node(
+    store: Store, *, forced: bool = False, about: dict[str, str] | None = None, **boot: list[str]
+) -> Input:
     one = node(store, "kernel", KERNEL, kind="kernel")
     said = {"cmdline": [], "early": [], **boot}
-    more = {"abi": {"forced": forced}, "boot": said}
+    more = {"abi": {"forced": forced}, "boot": said, "kernel": {"version": VERSION, **(about or {})}}
     return Input(
         "kernel", "kernel", {**one.outputs, **{n: store.cas.put_bytes(dumps(d)) for n, d in more.items()}}
     )
@@ -207,3 +209,37 @@ def test_two_kernels_that_only_the_layers_tell(store: Store) -> None:
         build(store, *layers)
     assert caught.value.reason == "image-kernels"
     build(store, *layers, several_kernels=True)
+
+
+def test_modules_that_secure_boot_would_refuse_are_written_down(store: Store) -> None:
+    base, kernel = node(store, "base", BASE), kernel_node(store, about={"lockdown": "secure-boot"})
+    document, _ = build(store, base, kernel, driver_node(store, signed=False))
+    assert document["unsigned"] == {"kernel": "kernel", "modules": {"wifi": ["hello"]}}
+    assert "unsigned" not in build(store, base, kernel, driver_node(store, signed=True))[0]
+    assert "unsigned" not in build(store, base, kernel_node(store), driver_node(store, signed=False))[0]
+
+
+@pytest.mark.parametrize(
+    ("layers", "forced", "expected"),
+    [
+        (("linux", "wifi"), True, ["image-unsigned"]),
+        (("linux", "wifi"), False, []),
+        (("linux", "signed"), True, []),
+        (("linux", "vendor"), True, []),  # may be signed: known when it is built
+    ],
+)
+def test_a_kernel_that_is_there_tells_before_anything_runs(
+    layers: tuple[str, ...], forced: bool, expected: list[str]
+) -> None:
+    driver = {"build": {"hello": {}}, "dkms": [], "packages": [], "prebuilt": {}}
+    known = {
+        "linux": Declaration("linux", "kernel", {"cmdline": []}),
+        "wifi": Declaration("wifi", "drivers", driver, {"kernel": ("linux",)}),
+        "signed": Declaration("signed", "sign-modules", {}, {"of": ("wifi",)}),
+        "vendor": Declaration("vendor", "drivers", {**driver, "build": {}, "prebuilt": {"x": {}}}, {"kernel": ("linux",)}),
+    }  # fmt: skip
+    image = Declaration("os", "image", {"several_kernels": False}, {"layers": layers})
+    outputs = {("linux", "abi"): {"forced": forced}}
+    told = list(Image().foresee(image, known, lambda name, output: outputs.get((name, output))))
+    assert [one.reason for one in told] == expected
+    assert not list(Image().foresee(image, known, lambda name, output: None))

@@ -138,3 +138,27 @@ def test_modules_nobody_signed_are_told_where_the_artifact_asks_for_signatures(k
     )
     assert "sign-modules" in hint
     assert not told("os", "quiet") and not told("good", "lockdown=integrity")
+
+
+@pytest.mark.parametrize("kind", ARTIFACTS)
+def test_modules_nobody_signed_are_foreseen_where_secure_boot_locks_the_kernel_down(kind: str) -> None:
+    driver = {"build": {}, "dkms": ["x-dkms"], "packages": [], "prebuilt": {}}
+    known = {
+        "linux": Declaration("linux", "kernel", {}),
+        "wifi": Declaration("wifi", "drivers", driver, {"kernel": ("linux",)}),
+        "signed": Declaration("signed", "sign-modules", {}, {"of": ("wifi",)}),
+        "os": Declaration("os", "image", {}, {"layers": ("linux", "wifi")}),
+        "good": Declaration("good", "image", {}, {"layers": ("linux", "signed")}),
+    }
+    about = {"version": "6.12", "lockdown": "secure-boot"}
+
+    def told(image: str, sign: bool = True, about: dict[str, str] | None = about) -> list[KbuildError]:
+        own = Declaration("it", kind, {"sign": {"key": ""} if sign else None}, {"image": (image,)})
+        outputs = {("linux", "kernel"): about}
+        return list(ARTIFACTS[kind].foresee(own, known, lambda *asked: outputs.get(asked)))
+
+    (one,) = told("os")
+    assert one.reason == "artifact-unsigned" and "sign-modules" in one.hint
+    assert all(name in one.message for name in ("it", "'wifi'", "'linux'"))
+    assert not told("good") and not told("os", sign=False)
+    assert not told("os", about={"version": "6.12"}) and not told("os", about=None)

@@ -62,6 +62,26 @@ def test_a_kernel(small: Archive, locker: Made) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("option", "forced", "lockdown"),
+    [
+        ("CONFIG_MODULE_SIG_FORCE", True, None),
+        ("CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY", True, None),
+        ("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT", False, "secure-boot"),
+        ("CONFIG_LOCK_DOWN_KERNEL_FORCE_NONE", False, None),
+    ],
+)
+def test_whose_modules_it_takes(
+    option: str, forced: bool, lockdown: str | None, archive: Archive, locker: Made
+) -> None:
+    archive.add(IMAGE, "6.12.9-1", files=FILES | {f"boot/config-{RELEASE}": f"{option}=y\n".encode()})
+    archive.publish("sid")
+    made = locker()
+    outputs = made.build(Kernel(), KernelSpec(package=IMAGE, release="sid"))
+    assert json.loads(made.path(outputs["abi"]).read_bytes())["forced"] is forced
+    assert json.loads(made.path(outputs["kernel"]).read_bytes()).get("lockdown") == lockdown
+
+
 def test_an_older_one(small: Archive, locker: Made) -> None:
     locked = Kernel().lock(KernelSpec(package=SPEC.package, release="sid", version="6.12.8-1"), locker())
     assert [package["version"] for package in locked.data["packages"]] == ["6.12.8-1"]

@@ -55,7 +55,9 @@ def play(action: Action) -> Mapping[str, bytes]:
     return dict.fromkeys(action.outputs, hashlib.sha256(seed.encode()).digest() * 1000)
 
 
-def disk(store: Store, keys: Path, **sign: str) -> tuple[Outputs, BootTask]:
+def disk(
+    store: Store, keys: Path, *, unsigned: Mapping[str, Any] | None = None, **sign: str
+) -> tuple[Outputs, BootTask]:
     """A signed disk out of layers that are played; sources are the real files."""
     spec = DiskSpec(image="os", sign=SignSpec(certificate="db.crt", **sign))
     sources = {"sign.certificate": keys / "public/db.crt"}
@@ -68,7 +70,8 @@ def disk(store: Store, keys: Path, **sign: str) -> tuple[Outputs, BootTask]:
         {"name": f"l{n}", "layer": ref.layer.json(), "index": ref.index.json()}
         for n, ref in enumerate(layer(store, content) for content in (BASE, KERNEL))
     ]
-    image = store.cas.put_bytes(dumps({**EMPTY, "layers": listed}))
+    more = {"unsigned": unsigned} if unsigned else {}
+    image = store.cas.put_bytes(dumps({**EMPTY, "layers": listed, **more}))
     task.inputs = {"image": (Input("os", "image", {"image": image}),)}
     return Disk().build(task), task
 
@@ -311,6 +314,14 @@ def test_a_wrong_key_is_told_before_anything_is_built(
         disk(store, keys, **given)
     assert caught.value.reason == reason
     assert "PRIVATE" not in str(caught.value)
+
+
+def test_modules_that_would_not_load_are_refused_before_anything_is_made(keys: Path, tmp_path: Path) -> None:
+    left = {"kernel": "linux", "modules": {"wifi": ["hello", "bye"]}}
+    with pytest.raises(KbuildError) as caught:
+        disk(Store(tmp_path / "store"), keys, unsigned=left)
+    assert caught.value.reason == "artifact-unsigned"
+    assert all(word in caught.value.message for word in ("'linux'", "hello, bye of 'wifi'"))
 
 
 @pytest.mark.parametrize(
