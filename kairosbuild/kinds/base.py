@@ -49,7 +49,7 @@ class Base:
     """See the module."""
 
     name: ClassVar[str] = "base"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Spec: ClassVar[type] = BaseSpec
     produces: ClassVar[str] = "layer"
 

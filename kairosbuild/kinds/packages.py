@@ -40,7 +40,7 @@ class Packages:
     """See the module."""
 
     name: ClassVar[str] = "packages"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Spec: ClassVar[type] = PackagesSpec
     produces: ClassVar[str] = "layer"
 

@@ -41,7 +41,16 @@ _TAIL = r"""run --configure --pending
 rm -f /etc/machine-id
 : >/etc/machine-id
 chmod 444 /etc/machine-id
+ssh=/usr/lib/systemd/system/ssh.service
+if [ -f $ssh ] && [ ! -e $ssh.d/host-keys.conf ] && ! grep -q ssh-keygen $ssh; then
+    mkdir -p $ssh.d
+    printf '%s\n' '[Service]' ExecStartPre= 'ExecStartPre=/usr/bin/ssh-keygen -A' \
+        'ExecStartPre=/usr/sbin/sshd -t' >$ssh.d/host-keys.conf
+fi
 """
+# Host keys are made when the package is installed, and no layer may have them: the service makes what it lacks
+# before it tests its configuration, as other distributions' own does.
+#
 # An empty machine-id, not one that says `uninitialized`: systemd then makes a passing one in /run and binds
 # it over the file, which also works where /etc is read-only, and it does not take each start for the first,
 # when it would apply presets over what the image enables and ask questions (machine-id(5), "First Boot

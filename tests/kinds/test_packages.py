@@ -197,3 +197,13 @@ def test_installed_for_real_and_equal(real: SmallLocker, base: Locked, tmp_path:
     names = {p["name"] for p in Packages().lock(SPEC, again).data["packages"]}
     assert "dbus" in names and "dbus-daemon" not in names
     assert above_lock.data["removed"] == []
+
+
+@pytest.mark.slow
+def test_an_ssh_server_makes_its_host_keys_on_the_machine(real: SmallLocker, base: Locked) -> None:
+    built, above = real.build(Base(), BASE), on(real, base)
+    spec = PackagesSpec(on="base", install=("openssh-server",))
+    server = above.build(Packages(), spec, inputs={"on": (Input("base", "base", built),)})
+    paths = set(Index.loads(real.path(server["index"]).read_bytes()).paths())
+    assert "usr/lib/systemd/system/ssh.service.d/host-keys.conf" in paths
+    assert not [path for path in paths if path.startswith("etc/ssh/ssh_host_")]
