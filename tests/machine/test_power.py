@@ -146,12 +146,14 @@ def starts(vm: Vm, *, installed: bool) -> None:
     vm.on()
     if not installed:
         vm.wait("verified layers", 600, after=behind)
+        vm.ready()
         assert "kbuild.disk=LABEL=KBUILD_" in vm.ok("cat /proc/cmdline")
         installing(vm)
         vm.wait(INSTALLED, 600, after=behind)
         vm.off()
         vm.on()
     vm.wait("kbuild-node: healthy", 900, after=behind)
+    vm.ready()
     assert vm.ok("cat /etc/hostname /usr/lib/version") == "installed\n1"
     assert status(vm, "--verify")["running"]["damaged"] == []
 

@@ -62,6 +62,7 @@ class Vm:
         self._line: socket.socket | None = None
         self.more, self._uefi = more, uefi
         self._bootfile = bootfile  # what the network offers, when the disk starts nothing
+        self.watchdog = True
         self._asked = 0
         self._incoming: list[str] = []
         if uefi and not (folder / "vars").exists():
@@ -154,7 +155,7 @@ class Vm:
             "-drive", f"if=none,id=disk,format=raw,file={self.disk},cache=unsafe",
             "-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-rng-pci",
             *self._network(),
-            "-device", "i6300esb", "-qmp", f"unix:{self.folder}/monitor,server=on,wait=off",
+            *(["-device", "i6300esb"] if self.watchdog else []), "-qmp", f"unix:{self.folder}/monitor,server=on,wait=off",
             *self.more, *self._incoming,
         ]  # fmt: skip
 
@@ -212,16 +213,15 @@ class Vm:
     # -- asking ----------------------------------------------------------------------------------
 
     def sh(self, command: str, seconds: float = 300) -> tuple[int, str]:
-        """Exit code and output of a command in the machine."""
+        """Exit code and output of a command in the machine, which has to be `ready`."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            self._asked += 1
-            mark = f"@@{os.getpid()}.{self._asked}"
+            mark = self._mark()
             half = mark[:2] + '""' + mark[2:]  # so that the command's own echo is no answer
             asked = (
                 f"\necho; echo {half}begin; ({command}) 2>&1 </dev/null; e=$?; echo; echo {half} $e {half}\n"
             )
-            output = self._exchange(asked, mark, min(end, time.monotonic() + seconds))
+            output = self._exchange(asked, mark, end)
             if output is not None:
                 return output
         raise AssertionError(f"no answer to {command!r}:\n" + "\n".join(self.console().splitlines()[-60:]))
@@ -233,17 +233,23 @@ class Vm:
         return output
 
     def ready(self, seconds: float = 600) -> None:
-        """Wait for the shell, by asking it something until it answers."""
+        """Wait for the shell, by asking it something until it answers.
+
+        Of what is typed before it listens a part may be lost: so this has no quote or bracket that would be left open.
+        """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            try:
-                if self.sh("true", 5)[0] == 0:
-                    return
-            except AssertionError:
-                assert self._process and self._process.poll() is None, (self.folder / "qemu.log").read_text()[
-                    -2000:
-                ]
+            mark, _ = self._mark(), self._connected(end)
+            if self._exchange(f"echo {mark} $? {mark}\n", mark, min(end, time.monotonic() + 5)):
+                return
+            assert self._process and self._process.poll() is None, (self.folder / "qemu.log").read_text()[
+                -2000:
+            ]
         raise AssertionError("no shell:\n" + "\n".join(self.console().splitlines()[-60:]))
+
+    def _mark(self) -> str:
+        self._asked += 1
+        return f"@@{os.getpid()}.{self._asked}"
 
     def _exchange(self, asked: str, mark: str, end: float) -> tuple[int, str] | None:
         line = self._connected(end)
