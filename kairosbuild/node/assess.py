@@ -86,14 +86,14 @@ def bless(machine: Machine) -> list[str]:
         return collect(machine) if not origin.blessed else []
 
 
-def complain(machine: Machine, why: str) -> bool:
-    """The running entry is not healthy. Whether it should give the machine away: only before it was blessed."""
+def complain(machine: Machine, why: str, *, up: bool = True) -> bool:
+    """The running entry is not healthy. Whether it should give the machine away: before it was blessed, or never `up`."""
     with machine.changing():
         entry, remembered = machine.running(), state.load(machine.disk)
         if entry is None or entry.kernel.recovery:
             return False
         origin = remembered.origins.get(entry.label)
-        if origin and origin.blessed:
+        if up and origin and origin.blessed:
             machine.entries.counted(entry, TRIES_BLESSED)
             return False
         state.save(

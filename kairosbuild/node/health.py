@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kairosbuild.node.settings import Health
@@ -13,6 +13,9 @@ _PAUSE = 1.0
 _COMMAND = 60.0
 SYSTEMD = Path("/run/systemd/system")
 OPENRC = Path("/run/openrc")
+_SAID = {"": "not answering", "maintenance": "at a maintenance prompt"}
+_NEVER_UP = ("initializing", "maintenance")
+"""systemd's words for a machine that waits before its basic services, or gave up there and shows a prompt."""
 
 Ask = Callable[..., bool]
 
@@ -38,7 +41,7 @@ def wait(
     end = clock() + health.timeout
     while complaint := complaints(health, ask, started or _starting):
         if clock() >= end:
-            return f"{complaint} after {health.timeout} seconds"
+            return f"{complaint} after {health.timeout} seconds{_because()}"
         sleep(_PAUSE)
     return ""
 
@@ -58,17 +61,50 @@ def _asks(unit: str) -> tuple[str, ...]:
     return ("rc-service", "--quiet", unit.removesuffix(".service"), "status")
 
 
+def came_up() -> bool:
+    """Whether the machine got as far as its basic services: if not, nobody can use it, whatever it was before."""
+    return not SYSTEMD.exists() or _systemd() not in _NEVER_UP
+
+
 def _starting() -> str:
     """Whether the machine is still starting, as its service manager sees it."""
     if SYSTEMD.exists():
-        done = subprocess.run(
-            ["systemctl", "is-system-running"], capture_output=True, text=True, check=False, timeout=_COMMAND
-        )
-        word = done.stdout.strip()
-        return "" if word in ("running", "degraded") else f"the system is {word or 'not answering'}"
+        word = _systemd()
+        return "" if word in ("running", "degraded") else f"the system is {_SAID.get(word, word)}"
     if OPENRC.exists():
         level = OPENRC / "softlevel"
         ready = level.exists() and level.read_text().strip() == "default"
         ready = ready and not (OPENRC / "rc.starting").exists()
         return "" if ready else "the runlevel default is not reached"
     return ""
+
+
+def _because() -> str:
+    """What systemd waits for or gave up, where it is not up for it."""
+    if not SYSTEMD.exists() or (word := _systemd()) in ("running", "degraded"):
+        return ""
+    if word == "maintenance":
+        failed = _systemctl("list-units", "--state=failed", "--plain", "--no-legend")
+        return _named("failed", [line.split()[0] for line in failed])
+    jobs = [line.split() for line in _systemctl("list-jobs", "--no-legend")]
+    return _named("not done", [job[1] for job in jobs if job[-1] == "running"])
+
+
+def _named(what: str, units: Sequence[str]) -> str:
+    return f", {what}: {', '.join(units)}" if units else ""
+
+
+def _systemd() -> str:
+    """systemd's word for how far the machine is."""
+    return " ".join(_systemctl("is-system-running"))
+
+
+def _systemctl(*words: str) -> list[str]:
+    """What systemctl says, by lines; nothing when systemd does not answer."""
+    try:
+        done = subprocess.run(
+            ["systemctl", *words], capture_output=True, text=True, check=False, timeout=_COMMAND
+        )
+    except subprocess.TimeoutExpired:
+        return []
+    return done.stdout.splitlines()

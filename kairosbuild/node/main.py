@@ -308,7 +308,7 @@ def _start(asked: argparse.Namespace) -> int:
         _say("healthy" + (f"; {len(gone)} layers of older images removed" if gone else ""))
         return 0
     _say(f"not healthy: {complaint}")
-    if assess.complain(here, complaint):
+    if assess.complain(here, complaint, up=health.came_up()):
         _restart(True)
     return 1
 

@@ -27,7 +27,7 @@ MAIN = "from kairosbuild.cli.main import run; run()"
 RECIPE = """\
 version: 1
 name: machine
-vars: {v: "1", healthy: "yes", patience: "400", more: "", at: "", config: ""}
+vars: {v: "1", healthy: "yes", patience: "400", early: "", more: "", at: "", config: "", generator: kbuild, hook: hang.sh}
 nodes:
   base:    {kind: base, debian: {suite: trixie}}
   system:  {kind: packages, on: base, install: [systemd, systemd-sysv, udev, dbus, iproute2]}
@@ -39,6 +39,7 @@ nodes:
     files:
       usr/lib/version: {content: "${v}"}
       usr/lib/healthy: {content: "${healthy}"}
+      usr/lib/early: {content: "${early}"}
       usr/lib/more: {content: "${more}"}
   os:      {kind: image, layers: [base, system, kernel, agent, shell, version]}
   boot:
@@ -63,8 +64,8 @@ nodes:
   qemu:    {kind: tools, purpose: qemu}
 publish: {targets: [os, boot], to: "${at}"}
 """
-HANGING = """\
-  hang:    {kind: initrd, image: os, hooks: {start: hang.sh}}
+HOOKED = """\
+  hooked:  {kind: initrd, image: os, generator: "${generator}", hooks: {start: "${hook}"}}
   qemu:"""
 CONFIG = """\
 #cloud-config
@@ -72,6 +73,15 @@ hostname: installed
 users: [{name: kairos, passwd: $6$x$y, admin: true, ssh_authorized_keys: [ssh-ed25519 AAAA me]}]
 write_files: [{path: /etc/told, content: by the configuration, permissions: "0600"}]
 install: {auto: true, device: /dev/vda, reboot: true}
+"""
+RUN_EARLY = """\
+[Unit]
+Description=What an image needs before its file systems
+DefaultDependencies=no
+Before=local-fs.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /usr/lib/early
 """
 RUN_MORE = """\
 [Unit]
@@ -105,27 +115,29 @@ class Fleet:
     def written(self) -> None:
         """The workspace's own files."""
         units = self.folder / "shell/usr/lib/systemd/system"
-        for name, unit, target in (
-            ("testshell", SHELL_UNIT, "sysinit.target"),
-            ("more", RUN_MORE, "multi-user.target"),
+        for name, unit, wanted in (
+            ("testshell", SHELL_UNIT, "sysinit.target.wants"),
+            ("early", RUN_EARLY, "local-fs.target.requires"),
+            ("more", RUN_MORE, "multi-user.target.wants"),
         ):
-            wants = units / f"{target}.wants"
+            wants = units / wanted
             wants.mkdir(parents=True)
             (units / f"{name}.service").write_text(unit)
             (wants / f"{name}.service").symlink_to(f"../{name}.service")
         (self.folder / self.recipe).write_text(RECIPE)
-        hanging = RECIPE.replace(
-            "    image: os\n    persistent", "    image: os\n    initrd: hang\n    persistent"
+        hooked = RECIPE.replace(
+            "    image: os\n    persistent", "    image: os\n    initrd: hooked\n    persistent"
         )
-        (self.folder / "hanging.yaml").write_text(hanging.replace("  qemu:", HANGING))
+        (self.folder / "hooked.yaml").write_text(hooked.replace("  qemu:", HOOKED))
         (self.folder / "hang.sh").write_text("sleep 100000\n")
+        (self.folder / "pass.sh").write_text("true\n")
         lock = ROOT / "recipes/debian.lock"
         if lock.exists():
             shutil.copyfile(lock, self.folder / "machine.lock")
-            shutil.copyfile(lock, self.folder / "hanging.lock")
+            shutil.copyfile(lock, self.folder / "hooked.lock")
 
-    def kbuild(self, *words: str) -> str:
-        command = [sys.executable, "-c", MAIN, *words, "--cache-dir", str(CACHE)]
+    def kbuild(self, *words: str, cache: Path = CACHE) -> str:
+        command = [sys.executable, "-c", MAIN, *words, "--cache-dir", str(cache)]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
         return done.stdout
@@ -250,3 +262,11 @@ SUMS = "sha256sum /etc/mine /var/mine /home/mine /root/mine /opt/mine /srv/mine 
 
 def status(vm: Vm, *more: str) -> dict:
     return json.loads(vm.ok(" ".join(["kbuild-node status --json", *more]), 600))
+
+
+def watched_over(vm: Vm) -> None:
+    """From the initrd on, and fed by the system."""
+    assert "kbuild: watched over by i6300ESB timer" in vm.console()
+    watchdog = "/sys/class/watchdog/watchdog0"
+    assert vm.ok(f"cat {watchdog}/state {watchdog}/timeout") == "active\n60"
+    assert vm.sh("exec 9> /dev/watchdog0")[0] != 0, "somebody holds it"

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fleet import CONFIG, FILES, SUMS, Fleet, kept, online, status
+from fleet import CONFIG, FILES, SUMS, Fleet, kept, online, status, watched_over
 from vm import Vm, running
 
 ALL = os.environ.get("KBUILD_MACHINES") == "all"
@@ -56,7 +56,17 @@ BAD = {
     "unhealthy": ({"healthy": "no", "patience": "100"}, "'grep -q yes /usr/lib/healthy' fails", ""),
     "panic": ({"more": "sleep 3; echo c > /proc/sysrq-trigger"}, "it (started|never)", ""),
     "hang": ({"more": "kill -ABRT 1; sleep 1000"}, "it started, but went down or hung", ""),
-    "hang in the initrd": ({"recipe": "hanging.yaml"}, "it never came as far as this program", ""),
+    "hang in the initrd": ({"recipe": "hooked.yaml"}, "it never came as far as this program", ""),
+    "hang early": (
+        {"early": "sleep 100000", "patience": "60"},
+        "the system is initializing after 60 seconds, not done: .*early.service",
+        "",
+    ),
+    "maintenance": (
+        {"early": "exit 1", "patience": "60"},
+        "the system is at a maintenance prompt after 60 seconds, failed: early.service",
+        "",
+    ),
 }
 """What is wrong with an image: variables of the recipe, the reason told, what is done to its own layer."""
 
@@ -110,6 +120,34 @@ if ALL:  # some ten starts each
             assert status(vm)["running"]["entry"] == "recovery"
             vm.sh("sync; reboot")
             kept(vm, "1", 10)
+
+    def test_one_without_a_watchdog_in_hardware_is_restarted_by_its_kernel(
+        fleet: Fleet, tmp_path: Path
+    ) -> None:
+        vm = fleet.machine(tmp_path)
+        vm.watchdog = False
+        with running(vm):
+            kept(vm, "1", 1)
+            assert "kbuild: watched over by Software Watchdog" in vm.console()
+            vm.ok(FILES)
+            online(vm)
+            left_after_three_tries(vm, fleet, "hang", 1)
+
+    def test_an_initrd_by_dracut_is_watched_over_too(fleet: Fleet, tmp_path: Path) -> None:
+        given = {"recipe": "hooked.yaml", "generator": "dracut"}
+        reference = fleet.publish("dracut", **given, hook="pass.sh", v="2")
+        hanging = fleet.publish("hanging", **given, v="3")
+        with running(fleet.ready().thawed(tmp_path)) as vm:
+            vm.ok(f"kbuild-node upgrade --plain-http {reference}", 600)
+            vm.sh("sync; reboot")
+            kept(vm, "2", 3)
+            watched_over(vm)
+            online(vm)
+            vm.ok(f"kbuild-node upgrade --plain-http {hanging}", 600)
+            vm.sh("sync; reboot")
+            kept(vm, "2", 7)
+            (failed,) = status(vm)["failed"]
+            assert "it never came as far as this program" in failed["why"]
 
     def test_a_damaged_shared_layer_leads_to_recovery_which_repairs_it(fleet: Fleet, tmp_path: Path) -> None:
         reference = fleet.publish("same", v="1")

@@ -113,6 +113,20 @@ def test_an_unhealthy_start_of_an_image_that_worked_does_not_restart_it(here, im
     assert now.running().left == assess.TRIES_BLESSED
 
 
+def test_one_that_never_comes_up_is_given_away_though_it_worked_before(here, images, registry, tmp_path):
+    """Waiting at a prompt for somebody, as systemd's emergency mode does."""
+    upgraded(here, registry)
+    healthy(tmp_path / "m", *images)
+    for _ in range(assess.TRIES_BLESSED):
+        trial = started(tmp_path / "m", *images)
+        assert trial.cmdline == images[1].cmdline
+        assess.begin(trial)
+        assert assess.complain(trial, "the system is at a maintenance prompt, failed: data.mount", up=False)
+    now = healthy(tmp_path / "m", *images)
+    assert now.cmdline == images[0].cmdline
+    assert status(now)["failed"][0]["why"] == "the system is at a maintenance prompt, failed: data.mount"
+
+
 def test_a_hang_after_the_start_is_told_from_a_panic_before_it(here, images, registry, tmp_path):
     upgraded(here, registry)
     for _ in range(3):
