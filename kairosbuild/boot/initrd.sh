@@ -184,6 +184,11 @@ http://*) from_network ;;
 *) from_disk ;;
 esac
 
+# Which drives have the machine's configuration, for who reads them: nobody there needs udev for it, or has to wait.
+for label in cidata CIDATA kbuild-config KBUILD-CONFIG; do
+    find_disk "LABEL=$label"
+done > $K/config-drives
+
 open_layer() { # open_layer NUMBER ROOTHASH HASHOFFSET
     alive
     file=$STORE/$2

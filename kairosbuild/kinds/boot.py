@@ -91,7 +91,7 @@ class Boot:
     """See the module."""
 
     name: ClassVar[str] = "boot"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     Spec: ClassVar[type] = BootSpec
     produces: ClassVar[str] = "boot"
 

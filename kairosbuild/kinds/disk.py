@@ -116,7 +116,7 @@ class Disk:
     """See the module."""
 
     name: ClassVar[str] = "disk"
-    version: ClassVar[int] = 12
+    version: ClassVar[int] = 13
     Spec: ClassVar[type] = DiskSpec
     produces: ClassVar[str] = "disk"
 

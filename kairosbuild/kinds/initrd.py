@@ -69,7 +69,7 @@ class Initrd:
     """See the module."""
 
     name: ClassVar[str] = "initrd"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     Spec: ClassVar[type] = InitrdSpec
     produces: ClassVar[str] = "initrd"
 

@@ -53,7 +53,7 @@ class Iso:
     """See the module."""
 
     name: ClassVar[str] = "iso"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     Spec: ClassVar[type] = IsoSpec
     produces: ClassVar[str] = "iso"
 

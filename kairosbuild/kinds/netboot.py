@@ -61,7 +61,7 @@ class Netboot:
     """See the module."""
 
     name: ClassVar[str] = "netboot"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     Spec: ClassVar[type] = NetbootSpec
     produces: ClassVar[str] = "netboot"
 

@@ -40,7 +40,7 @@ class Uki:
     """See the module."""
 
     name: ClassVar[str] = "uki"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     Spec: ClassVar[type] = UkiSpec
     produces: ClassVar[str] = "uki"
 

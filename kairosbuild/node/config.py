@@ -212,7 +212,7 @@ def read(text: str, name: str = "config") -> dict[str, Any]:
 
 
 def merged(configs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several as one: lists are joined, maps merged, single values replaced by the later."""
+    """Several as one: lists are joined, the same item once, maps merged, single values replaced by the later."""
     found: dict[str, Any] = {}
     for config in configs:
         found = _merge(found, config)
@@ -235,7 +235,7 @@ def _merge(old: Any, new: Any) -> Any:
             for key in {**old, **new}
         }
     if isinstance(old, list) and isinstance(new, list):
-        return [*old, *new]
+        return [*old, *(one for one in new if one not in old)]
     return new
 
 

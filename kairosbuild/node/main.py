@@ -183,13 +183,12 @@ def _live(cmdline: str) -> int:
     """On a live medium: install without asking when the configuration says so."""
     from kairosbuild.node import config, install, sources
 
-    told = [one.text for one in sources.sources()]
-    wanted = config.merged([config.read(text) for text in told]).get("install", {})
+    told = list(sources.sources())
+    wanted = config.merged([config.read(one.text, one.name) for one in told]).get("install", {})
     if not wanted.get("auto") or (found := install.medium(cmdline)) is None:
         return 0
     device = _chosen(wanted.get("device", "auto"))
-    text = told[-1] if told else ""
-    install.install(device, found, text, tries=assess.TRIES, say=_say)
+    install.install(device, found, sources.kept(told), tries=assess.TRIES, say=_say)
     _say(f"installed to {device}")
     if wanted.get("poweroff"):
         machine.run("poweroff")

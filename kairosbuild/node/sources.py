@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from kairosbuild.node.problem import Problem
 EMBEDDED = Path("/usr/lib/kbuild/config.yaml")
 OWN = (machine.RUN / "persistent", Path("/etc/kbuild/config.d"))
 """The machine's own: what it was installed with, which a reset keeps, and what somebody put there since."""
-DRIVES = ("cidata", "CIDATA", "kbuild-config", "KBUILD-CONFIG")
-_LABELS = Path("/dev/disk/by-label")
+DRIVES = machine.RUN / "config-drives"
+"""The devices labelled `cidata` or `kbuild-config`, a line each, as the initrd found them."""
 _NAMES = ("user-data", "config.yaml", "cloud-config.yaml")
 
 
@@ -53,6 +54,15 @@ def sources() -> Iterator[Source]:
             yield from map(_file, sorted(folder.glob("*.yaml")))
 
 
+def kept(told: Sequence[Source]) -> str:
+    """What a machine installed by these keeps: all but the image's own, which its images bring, each its own."""
+    others = [one for one in told if one.name != str(EMBEDDED)]
+    if len(others) < 2:
+        return "".join(one.text for one in others)
+    one = config.merged([config.read(one.text, one.name) for one in others])
+    return f"#cloud-config\n{json.dumps(one, indent=1, ensure_ascii=False)}\n"
+
+
 def from_argument(given: str) -> Source:
     """The configuration in a kernel argument, base64. Raises Problem `bad-config`."""
     try:
@@ -62,14 +72,11 @@ def from_argument(given: str) -> Source:
 
 
 def _drives() -> Iterator[Source]:
-    for label in DRIVES:
-        device = _LABELS / label
-        place = machine.RUN / "config-drive"
-        if not device.exists():
-            continue
+    place = machine.RUN / "config-drive"
+    for device in DRIVES.read_text().split() if DRIVES.exists() else ():
         if not os.path.ismount(place):
             place.mkdir(parents=True, exist_ok=True)
-            machine.run("mount", "-o", "ro,nosuid,nodev,noexec", str(device), str(place))
+            machine.run("mount", "-o", "ro,nosuid,nodev,noexec", device, str(place))
         try:
             yield from (_file(place / name) for name in _NAMES if (place / name).is_file())
         finally:

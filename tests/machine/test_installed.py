@@ -1,5 +1,6 @@
 """Machines that a live medium or the network installed, unattended."""
 
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +9,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from fleet import CONFIG, Fleet, kept, status
-from vm import HOST, Vm, running
+from fleet import CONFIG, Fleet, kept, status, watched_over
+from peers import peer
+from vm import HOST, running
 
 pytestmark = pytest.mark.slow
 
@@ -25,14 +27,6 @@ def test_a_live_medium_installs_itself(fleet: Fleet, tmp_path: Path) -> None:
         watched_over(vm)
 
 
-def watched_over(vm: Vm) -> None:
-    """From the initrd on, and fed by the system."""
-    assert "kbuild: watched over by i6300ESB timer" in vm.console()
-    watchdog = "/sys/class/watchdog/watchdog0"
-    assert vm.ok(f"cat {watchdog}/state {watchdog}/timeout") == "active\n60"
-    assert vm.sh("exec 9> /dev/watchdog0")[0] != 0, "somebody holds it"
-
-
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """What a machine's network has under this address."""
@@ -43,14 +37,28 @@ def served(folder: Path) -> Iterator[str]:
         server.shutdown()
 
 
+def config_drive(folder: Path, config: str) -> tuple[str, ...]:
+    """A small drive more, as clouds and hypervisors give their machines one."""
+    image = folder / "cidata.img"
+    subprocess.run(
+        [peer("mkfs.fat", "dosfstools"), "-C", "-n", "CIDATA", image, "1024"], check=True, capture_output=True
+    )
+    copy = [peer("mcopy", "mtools"), "-i", image, "-", "::user-data"]
+    subprocess.run(copy, input=config.encode(), check=True)
+    drive = f"if=none,id=cidata,format=raw,readonly=on,file={image}"
+    return "-drive", drive, "-device", "virtio-blk-pci,drive=cidata"
+
+
 def test_a_machine_that_the_network_starts_installs_itself(fleet: Fleet, tmp_path: Path) -> None:
-    """By a BIOS and iPXE; what is then on the disk is started by GRUB."""
-    with served(fleet.offered(CONFIG)) as url:
-        vm = fleet.blank(tmp_path, uefi=False, memory=2048, bootfile=f"{url}/os.ipxe")
+    """By a BIOS and iPXE, as a drive beside its disk tells it; what is then on the disk is started by GRUB."""
+    with served(fleet.offered("#cloud-config\n{}\n")) as url:
+        drive = config_drive(tmp_path, CONFIG)
+        vm = fleet.blank(tmp_path, *drive, uefi=False, memory=2048, bootfile=f"{url}/os.ipxe")
         with running(vm):
             vm.wait("kbuild-node: installed to /dev/vda", 900)
             kept(vm, "1", 2)
             assert "kbuild: starting os-1" in vm.console()
             assert vm.ok("cat /etc/hostname /etc/told") == "installed\nby the configuration"
+            assert "by the configuration" in vm.ok("cat /run/kbuild/persistent/config.yaml")
             known = status(vm)
             assert (known["running"]["entry"], known["recovery"]["entry"]) == ("os-1", "recovery")

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 from peers import peer
 
-from kairosbuild.node import config
+from kairosbuild.node import config, sources
 from kairosbuild.node.apply import Applier
 from kairosbuild.node.problem import Problem
 
@@ -127,6 +127,44 @@ def applied(root: Path, text: str) -> tuple[Applier, list[str]]:
     applier.early(config.read(text))
     applier.late(config.read(text), first=True)
     return applier, ran
+
+
+def test_what_two_configurations_say_is_done_once():
+    once = {"runcmd": ["a", "a"], "users": [{"name": "x"}]}
+    assert config.merged([once, {"runcmd": ["b"], "users": [{"name": "x"}]}]) == {
+        **once,
+        "runcmd": ["a", "a", "b"],
+    }
+
+
+def test_an_installed_machine_keeps_what_was_told_and_not_what_its_image_brings():
+    own = sources.Source(str(sources.EMBEDDED), "#cloud-config\nhostname: image\n")
+    drive, argument = (
+        sources.Source("drive", GOOD),
+        sources.Source("argument", "#cloud-config\nbootcmd: [echo é😀]\n"),
+    )
+    assert sources.kept([]) == sources.kept([own]) == ""
+    assert sources.kept([own, drive]) == GOOD, "as it was written"
+    assert config.read(sources.kept([own, drive, argument])) == {**config.read(GOOD), "bootcmd": ["echo é😀"]}
+
+
+def test_drives_are_those_that_the_initrd_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found, place = tmp_path / "config-drives", tmp_path / "run"
+    monkeypatch.setattr(sources, "DRIVES", found)
+    monkeypatch.setattr(sources, "EMBEDDED", tmp_path / "none")
+    monkeypatch.setattr(sources, "OWN", ())
+    monkeypatch.setattr(sources.machine, "RUN", place)
+    assert list(sources.sources()) == []
+
+    def mount(*words: str) -> str:
+        if words[0] == "mount":
+            (place / "config-drive/user-data").write_text(f"#cloud-config\ntimezone: {words[-2]}\n")
+        return ""
+
+    monkeypatch.setattr(sources.machine, "run", mount)
+    found.write_text("/dev/vdb\n/dev/sr0\n")
+    told = [config.read(one.text)["timezone"] for one in sources.sources()]
+    assert told == ["/dev/vdb", "/dev/sr0"]
 
 
 def test_a_configuration_is_put_into_effect_and_again_changes_nothing(root):
