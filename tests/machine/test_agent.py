@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from fleet import Fleet
+from fleet import CACHE, Fleet
 from peers import peer
 
 pytestmark = pytest.mark.slow
@@ -17,9 +17,9 @@ SHELL = (
 USES = "import ctypes, resource, ssl, urllib.request, yaml, hashlib, fcntl; print(resource.getrusage(0).ru_maxrss)"
 
 
-def layer(fleet: Fleet, name: str, *words: str) -> Path:
+def layer(fleet: Fleet, name: str, cache: Path = CACHE) -> Path:
     at = ["--set", f"at={fleet.registry}/os", "-o", f"agent={name}"]
-    fleet.kbuild("run", "machine.yaml", "agent", "--no-publish", *at, *words)
+    fleet.kbuild("run", "machine.yaml", "agent", "--no-publish", *at, cache=cache)
     return fleet.folder / name
 
 
@@ -55,5 +55,6 @@ if os.environ.get("KBUILD_MACHINES") == "all":  # builds in a second store
 
     def test_the_agent_is_the_same_twice(fleet: Fleet) -> None:
         first = layer(fleet, "first.tar").read_bytes()
-        other = layer(fleet, "second.tar", "--cache-dir", str(fleet.folder / "other"))
-        assert other.read_bytes() == first
+        other = fleet.folder / "other"
+        assert layer(fleet, "second.tar", other).read_bytes() == first
+        assert list((other / "v1/actions").iterdir()), "it was made there"
