@@ -194,6 +194,7 @@ def _said(reply: Reply) -> str:
 
 def _unreachable(host: str, problem: object) -> Problem:
     if isinstance(problem, ssl.SSLError):
-        hint = "a CA of one's own goes to /etc/kbuild/ca.crt"
+        plain = getattr(problem, "reason", "") in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
+        hint = "it speaks no TLS: --plain-http" if plain else "a CA of one's own goes to /etc/kbuild/ca.crt"
         return Problem(f"{host}: {problem}", reason="registry-tls", hint=hint)
     return Broken(f"{host}: {problem}", reason="registry-unreachable", hint="is the network up?")

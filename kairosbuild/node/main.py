@@ -70,7 +70,12 @@ def _status_verb(verbs: Any) -> None:
 
 def _change_verbs(verbs: Any) -> None:
     one = verbs.add_parser("upgrade", help="make an image of a registry the one that is started next")
-    one.add_argument("reference", nargs="?", default="", help="HOST/REPOSITORY:TAG or …@sha256:…")
+    one.add_argument(
+        "reference",
+        nargs="?",
+        default="",
+        help="HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST; by default what the image or its origin names",
+    )
     one.add_argument("--again", action="store_true", help="try an image that failed before")
     one.add_argument("--reboot", action="store_true", help="restart into it")
     one.add_argument("--plain-http", action="store_true", help="speak to this registry without TLS")
@@ -367,7 +372,7 @@ def _told(document: dict[str, Any]) -> str:
     lines = []
     for role in ("running", "next", "fallback", "recovery"):
         if one := document[role]:
-            state = "kept" if one["blessed"] else "on trial" if role != "recovery" else "always"
+            state = "kept" if one["blessed"] else "on trial" if role != "recovery" else "last resort"
             where = one["reference"] or one["image"] or "from the disk's maker"
             lines.append(f"{role:9} {one['entry']:12} {one['title']}, {where}, {state}")
             lines += [f"{'':9} layer {name} is damaged" for name in one.get("damaged", ())]

@@ -44,9 +44,11 @@ def parse(text: str) -> Reference:
     found = _REFERENCE.fullmatch(text.strip())
     if found is None:
         raise Problem(
-            f"{text!r} is no image reference",
+            f"{text!r} is no image reference"
+            if text
+            else "no image reference is given, and none is known here",
             reason="bad-reference",
-            hint="write HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:…, the host always",
+            hint="write HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST, the host always",
         )
     return Reference(found["host"], found["repository"], found["tag"] or "latest", found["digest"] or "")
 

@@ -113,6 +113,13 @@ def test_a_host_that_is_not_there_is_said_to_be():
     assert caught.value.reason == "registry-unreachable"
 
 
+def test_a_host_without_tls_is_said_to_be_one(registry):
+    port = registry.host.rpartition(":")[2]
+    with pytest.raises(Problem) as caught:
+        Repository(parse(f"127.1:{port}/os"), Access(), sleep=lambda seconds: None).manifest("a")
+    assert (caught.value.reason, "--plain-http" in str(caught.value)) == ("registry-tls", True)
+
+
 def test_an_index_is_followed_to_the_platform(registry):
     one = registry.manifest("one", {"config": registry.blob(b"1"), "layers": []})
     platform = {"os": "linux", "architecture": "amd64"}
