@@ -154,8 +154,9 @@ class BuildTask:
         return derive(self._bench.store, self._bench.results, domain, version, preimage, make)
 
     def note(self, text: str) -> None:
-        """A line for the node's log."""
+        """A line for the node's log, and for whoever watches."""
         self.log.append(text.encode() + b"\n")
+        self._bench.events.emit("note", self.name, message=text)
 
     def close(self) -> None:
         """Remove the scratch folder."""

@@ -142,7 +142,7 @@ class Task(Protocol):
         """
 
     def note(self, text: str) -> None:
-        """A line for the node's log."""
+        """A line for the node's log, and for the person who watches."""
 
 
 class Locker(Protocol):
