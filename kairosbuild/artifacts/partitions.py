@@ -226,7 +226,7 @@ class Table:
                 yield InputError(
                     f"{self.name}: the {one.type} partition of {shown(one.size)} is too small for {_holds(content)}",
                     reason="partition-size",
-                    hint=f"{shown(least)} fit",
+                    hint=f"{shown(least)} is the least",
                 )
 
     def _content(self, one: PartitionSpec) -> Content:
@@ -248,7 +248,7 @@ class Table:
             raise InputError(
                 f"{self.name}: a disk of {shown(self.size)} is too small for its partitions",
                 reason="disk-size",
-                hint=f"{shown(sum(least) + 2 * gpt.ALIGN)} fit; or leave size out",
+                hint=f"{shown(sum(least) + 2 * gpt.ALIGN)} is the least; or leave size out",
             )
         if open_ends := [number for number, one in enumerate(self.partitions) if not one.size]:
             sizes = _stretched(sizes, least, open_ends[-1], total - 2 * gpt.ALIGN)

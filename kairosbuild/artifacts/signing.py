@@ -102,15 +102,22 @@ class Signing:
         return self._task.source_path(f"{ROLE}.{name}", "").read_bytes()
 
     def _pcr_signer(self) -> Signer:
-        from kairosbuild.keys.keys import public_key, signer
+        reference = _reference(self._task, self.spec.certificate, self.spec.pcr_key, "pcr_key")
+        return _of_pcr(self._task.name, reference, self._source("pcr_public"), self.spec.pcr_public)
 
-        found = signer(_reference(self._task, self.spec.certificate, self.spec.pcr_key, "pcr_key"))
-        said = public_key(self._source("pcr_public"), self.spec.pcr_public).pem()
-        if found.public.pem() != said:
-            raise InputError(
-                f"{self._task.name}: the PCR key is not that of {self.spec.pcr_public}", reason="key-mismatch"
-            )
-        return found
+
+def _of_pcr(name: str, reference: str, public: bytes, called: str) -> Signer:
+    """The PCR key, which is that of its public half. Raises InputError (`key-mismatch`, …)."""
+    from kairosbuild.keys.keys import public_key, signer
+
+    said, found = public_key(public, called).pem(), signer(reference)
+    if found.public.pem() != said:
+        raise InputError(
+            f"{name}: the PCR key {reference} is not that of {called}",
+            reason="key-mismatch",
+            hint="pcr.key and public/pcr.pub, as `kbuild keys new` made them",
+        )
+    return found
 
 
 def signing(task: Task) -> Signing | None:
@@ -159,11 +166,15 @@ def key_complaints(name: str, spec: Any, root: Path) -> Iterator[KbuildError]:
     sign: SignSpec | None = spec.sign
     if not sign:
         return
-    from kairosbuild.keys.certificate import key_at, mismatch
+    from kairosbuild.keys.certificate import key_at, mismatch, told_now
     from kairosbuild.keys.enrolment import NAMES
 
     if problem := mismatch(root / sign.certificate, sign.key and key_at(sign.key, root), name):
         yield problem
+    if sign.pcr_public and sign.pcr_key and not sign.pcr_key.startswith("pkcs11:"):
+        at, public = key_at(sign.pcr_key, root), root / sign.pcr_public
+        if problem := told_now(lambda: _of_pcr(name, at, public.read_bytes(), sign.pcr_public)):
+            yield problem
     there = {f"{one}.auth" for one in NAMES if (root / sign.enrol / f"{one}.auth").exists()}
     if sign.enrol and (problem := _unenrolled(name, sign.enrol, there)):
         yield problem

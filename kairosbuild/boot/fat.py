@@ -136,7 +136,7 @@ def _allocate(
         raise KbuildError(
             f"{sum(sizes.values())} bytes of files do not fit an EFI partition of {volume.size}",
             reason="fat-size",
-            hint=f"{least(sizes.values(), volume.sector) // _MIB}M fit",
+            hint=f"{least(sizes.values(), volume.sector) // _MIB}M is the least",
         )
     return starts, chain, used
 

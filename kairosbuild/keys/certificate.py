@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from kairosbuild.core.errors import HostError, InputError
 from kairosbuild.keys.keys import TOKEN, PublicKey, Signer, signer
 
 BITS = 2048  # what firmware everywhere takes for Secure Boot
+
+_WRONG = ("certificate-bad", "key-bad", "key-mismatch", "key-unsupported")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +81,23 @@ def key_at(reference: str, root: Path) -> str:
 
 
 def mismatch(place: Path, reference: str, what: str) -> InputError | None:
-    """That a key at hand is not that of the certificate at `place`; nothing is said of keys on tokens, or of those
-    that are not there: whoever finds what is signed in a cache needs none."""
-    if not reference or reference.startswith(TOKEN):
-        return None
+    """That `place` has no certificate, or a key at hand is not that of it."""
+    return told_now(lambda: _pair(place, reference, what))
+
+
+def _pair(place: Path, reference: str, what: str) -> None:
+    found = certificate(place.read_bytes(), f"{what}: {place.name}")
+    if reference and not reference.startswith(TOKEN):
+        found.signer(reference, what)
+
+
+def told_now(look: Callable[[], object]) -> InputError | None:
+    """What is wrong with keys at hand. Nothing is said of those on tokens, or of those that are not there: whoever
+    finds what is signed in a cache needs none."""
     try:
-        certificate(place.read_bytes(), place.name).signer(reference, what)
+        look()
     except InputError as problem:
-        return problem if problem.reason == "key-mismatch" else None
+        return problem if problem.reason in _WRONG else None
     except (HostError, OSError):
         return None
     return None

@@ -332,6 +332,12 @@ def test_modules_that_would_not_load_are_refused_before_anything_is_made(keys: P
         ({"key": "PK.key", "enrol": "."}, ["key-mismatch", "enrol-missing"]),
         ({"key": ""}, []),
         ({"key": "nowhere.key"}, []),
+        ({"key": "public/db.crt"}, ["key-bad"]),
+        ({"key": "db.key", "pcr_public": "public/pcr.pub", "pcr_key": "pcr.key"}, []),
+        ({"key": "db.key", "pcr_public": "public/pcr.pub", "pcr_key": "db.key"}, ["key-mismatch"]),
+        ({"key": "db.key", "pcr_public": "public/pcr.pub", "pcr_key": "nowhere.key"}, []),
+        ({"key": "db.key", "pcr_public": "public/db.crt", "pcr_key": "pcr.key"}, ["key-bad"]),
+        ({"certificate": "db.key"}, ["certificate-bad"]),
         ({"key": "env://NOT_SET_ANYWHERE"}, []),
         ({"key": "pkcs11:token=none;object=none"}, []),
     ],
@@ -339,7 +345,7 @@ def test_modules_that_would_not_load_are_refused_before_anything_is_made(keys: P
 def test_what_is_told_before_anything_runs(keys: Path, sign: dict[str, str], reasons: list[str]) -> None:
     """A key that is not there may not be needed: what it signed may be in a cache."""
     for kind in (Boot(), Disk(), Iso(), Netboot(), Uki()):
-        spec = kind.Spec(image="os", sign=SignSpec(certificate="public/db.crt", **sign))
+        spec = kind.Spec(image="os", sign=SignSpec(**{"certificate": "public/db.crt", **sign}))
         assert [one.reason for one in kind.preflight("it", spec, keys)] == reasons
         assert not list(kind.preflight("it", kind.Spec(image="os"), keys))
 
