@@ -99,7 +99,7 @@ def _toolchain(request: DriversRequest, kernel: Locked, archive: Archive) -> lis
     if kernel.data.get("packages") and not own:
         raise _no_headers(request, kernel, archive)
     names = [kernel.data.get("compiler") or "gcc", *_TOOLS, *SHELL, *(("dkms",) if request.dkms else ())]
-    libraries = ["libelf1t64", "libssl3t64"] if not own else []
+    libraries = ["libelf1t64", "libssl3t64", "pahole"] if not own else []
     image = kernel.data.get("image", "")
     left_out = (*WITHOUT, *_UNUSED, image, f"{image}-unsigned")
     wanted = [one for one in (*names, *own, *libraries) if one in archive.index or one in names]

@@ -27,6 +27,7 @@ _FORCING = (
 )
 _FROM_BOOT = ("vmlinuz", "config", "System.map")
 _HEADERS = re.compile(r"usr/src/.|usr/lib/linux-kbuild|(?:usr/)?lib/modules/[^/]+/(?:build|source)(?:/|$)")
+_SAYS_RELEASE = re.compile(r"(usr/src/(?:kernels/)?[^/]+/)include/config/kernel\.release")
 _SYMVERS = re.compile(r".*/Module\.symvers|(?:usr/)?lib/modules/[^/]+/symvers(?:\.(?:gz|xz|zst))?")
 
 
@@ -79,7 +80,24 @@ def arranged(items: Iterable[Item], named: str = "", only: str = "") -> Installe
     headers = {item[0].path: item for item in every if _HEADERS.match(item[0].path)}
     if not any(entry.type == "file" for entry, _ in headers.values()):
         headers = {}  # links to what is not there
-    return Installed(folder, release, files, headers)
+    return Installed(folder, release, files, _of_release(headers, release, named or "the package"))
+
+
+def _of_release(headers: Mapping[str, Item], release: str, named: str) -> Mapping[str, Item]:
+    """The headers without those of other kernels. Raises NodeError (`kernel-headers`) when there are only such."""
+    said = {
+        match[1]: content(item).decode("utf-8", "replace").strip()
+        for path, item in headers.items()
+        if (match := _SAYS_RELEASE.fullmatch(path))
+    }
+    others = tuple(folder for folder, theirs in said.items() if theirs != release)
+    if others and release not in said.values():
+        raise NodeError(
+            f"{named}: the kernel is {release}, and the headers with it are of {', '.join(sorted(set(said.values())))}",
+            reason="kernel-headers",
+            hint="modules compiled against these would be another kernel's: bring its own, or none",
+        )
+    return {path: item for path, item in headers.items() if not path.startswith(others)}
 
 
 def symbols(kernel: Installed) -> bytes:

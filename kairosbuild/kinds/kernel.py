@@ -92,7 +92,7 @@ class Kernel:
     """See the module."""
 
     name: ClassVar[str] = "kernel"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     Spec: ClassVar[type] = KernelSpec
     produces: ClassVar[str] = "layer"
 

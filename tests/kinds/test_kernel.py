@@ -214,6 +214,27 @@ def test_out_of_a_tar(debian_store: Store, tmp_path: Path) -> None:
     assert Kernel().build(task)["symbols"] == outputs["symbols"]
 
 
+def test_headers_in_a_tar_are_of_its_kernel_and_no_other(debian_store: Store, tmp_path: Path) -> None:
+    other = {
+        "usr/src/linux-headers-6.1/Module.symvers": b"0x1\tkfree\tvmlinux\tEXPORT_SYMBOL\t\n",
+        "usr/src/linux-headers-6.1/include/config/kernel.release": b"6.1\n",
+    }
+    tar = tmp_path / "kernel.tar"
+    tar.write_bytes(make_tar({**{p: c for p, c in TREE.items() if SOURCES not in p}, **other}))
+    task = SmallTask(debian_store, KernelSpec(tarball="kernel.tar"), sources={"tarball": tar})
+    with pytest.raises(KbuildError) as error:
+        Kernel().build(task)
+    assert error.value.reason == "kernel-headers"
+    assert f"is {RELEASE}" in error.value.message and "of 6.1" in error.value.message
+    own = {f"{SOURCES}/include/config/kernel.release": f"{RELEASE}\n".encode()}
+    tar.write_bytes(make_tar({**TREE, **own, **other}))
+    task = SmallTask(debian_store, KernelSpec(tarball="kernel.tar"), sources={"tarball": tar})
+    outputs = Kernel().build(task)
+    assert b"kernel.release" in (headers := task.path(outputs["headers"]).read_bytes())
+    assert b"linux-headers-6.1/" not in headers, "what else is in /usr/src is left out"
+    assert sorted(task.path(outputs["symbols"]).read_bytes().splitlines()) == sorted(SYMVERS.splitlines())
+
+
 def test_out_of_an_image(debian_store: Store) -> None:
     files = {path: content for path, content in TREE.items() if not isinstance(content, str)}
     moved = {merged(path): content for path, content in files.items()}
