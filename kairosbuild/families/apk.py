@@ -117,8 +117,8 @@ class Apk:
         return Locked({"packages": rows, "image": package.name}, materials)
 
     def lock_drivers(self, request: DriversRequest, kernel: Locked, locker: Locker) -> Locked:
-        """Not yet. Raises InputError (`drivers-family`)."""
-        raise no_drivers()
+        """None: a compiler is what `toolchain` names. Raises InputError (`drivers-family`)."""
+        raise no_drivers(request)
 
     def unpack(self, files: Sequence[Path], spool: BinaryIO, keep: Keep) -> list[Item]:
         """The files of these packages, less links that lead from the modules to elsewhere."""

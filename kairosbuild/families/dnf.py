@@ -124,8 +124,8 @@ class Dnf:
         )
 
     def lock_drivers(self, request: DriversRequest, kernel: Locked, locker: Locker) -> Locked:
-        """Not yet: akmods are not resolved here. Raises InputError (`drivers-family`)."""
-        raise no_drivers()
+        """None: a compiler is what `toolchain` names, and akmods are not resolved. Raises InputError (`drivers-family`)."""
+        raise no_drivers(request)
 
     def unpack(self, files: Sequence[Path], spool: BinaryIO, keep: Keep) -> list[Item]:
         """The files of these packages over merged /usr."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kairosbuild.boot.modules import name_of
+from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError
+from kairosbuild.graph.node import Task
+from kairosbuild.kernels import abi
 from kairosbuild.kernels.module import Module, read
 
 _PLACE = re.compile(r"(?:.*/)?lib/modules/([^/]+)/.+")
@@ -32,6 +35,30 @@ def files(archive: Path) -> Iterator[tuple[str, bytes]]:
         for entry, content in members:
             if content is not None and name_of(entry.path):
                 yield entry.path, content.read()
+
+
+def modules(task: Task, kernel: abi.Kernel, packages: Sequence[Blob]) -> list[Module]:
+    """What a node of drivers brings compiled, in packages and by its `prebuilt`, for this kernel's release."""
+    given: dict[str, list[tuple[str, bytes]]] = {}
+    if packages:
+        given["the packages"] = [one for package in packages for one in files(task.path(package))]
+    for label in sorted(task.spec.prebuilt):
+        role = f"prebuilt.{label}"
+        if archive := task.inputs.get(f"{role}.archive"):
+            given[role] = list(files(task.path(archive[0].outputs["file"])))
+        else:
+            given[role] = _of_workspace(task, f"{role}.source", task.spec.prebuilt[label].source)
+    return [
+        one
+        for what, some in given.items()
+        for one in chosen(some, kernel.release, f"{task.name}: {what}", kernel.name)
+    ]
+
+
+def _of_workspace(task: Task, role: str, named: str) -> list[tuple[str, bytes]]:
+    """The modules of a folder of the workspace, or the one that is named."""
+    paths = [(one.logical or named, one.logical) for one in task.sources[role] if one.blob]
+    return [(path, task.source_path(role, logical).read_bytes()) for path, logical in paths if name_of(path)]
 
 
 def chosen(found: Iterable[tuple[str, bytes]], release: str, owner: str, kernel: str) -> list[Module]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError, nearest
 from kairosbuild.families.below import tree
-from kairosbuild.families.family import Below, Request
+from kairosbuild.families.family import Below, DriversRequest, Request
 from kairosbuild.graph.action import Action, LayerRef
 from kairosbuild.graph.node import Locker, Material, Task
 
@@ -59,12 +59,13 @@ def unknown(name: str, names: Iterable[str]) -> InputError:
     return InputError(f"there is no package {name!r}", reason="package-unknown", hint=hint)
 
 
-def no_drivers() -> InputError:
+def no_drivers(request: DriversRequest) -> InputError:
     """The error of families that compile none."""
     return InputError(
-        "drivers are taken from distributions of the family apt only",
+        f"{request.name}: packages of drivers, and the compiler for them, are looked up in distributions of the family apt only",
         reason="drivers-family",
-        hint="compiled modules come by `prebuilt`, out of a package that a node of kind fetch names; firmware by packages",
+        hint="name a node with gcc and make as `toolchain`, and let the kernel be `from` a node with its headers; compiled "
+        "modules come by `prebuilt`, firmware by a node of kind packages",
     )
 
 

@@ -116,8 +116,8 @@ class Zypper:
         return Locked({"packages": [found.json()], "image": found.name}, materials([found]))
 
     def lock_drivers(self, request: DriversRequest, kernel: Locked, locker: Locker) -> Locked:
-        """Not yet. Raises InputError (`drivers-family`)."""
-        raise no_drivers()
+        """None: a compiler is what `toolchain` names. Raises InputError (`drivers-family`)."""
+        raise no_drivers(request)
 
     def unpack(self, files: Sequence[Path], spool: BinaryIO, keep: Keep) -> list[Item]:
         """The files of these packages."""

@@ -7,11 +7,10 @@ are compiles no module again. docs/kernel.md says why that is safe and where it 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
-from kairosbuild.boot.modules import name_of
 from kairosbuild.core.canonical import dumps, loads
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import InputError, NodeError, raise_problems
@@ -19,15 +18,14 @@ from kairosbuild.families.family import DriversRequest
 from kairosbuild.families.table import TABLE
 from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import Locked, Locker, Outputs, Task
-from kairosbuild.graph.stack import layer_outputs
-from kairosbuild.kernels import abi, compiling, firmware, lists, module, signature
+from kairosbuild.graph.stack import layer_outputs, stack_of
+from kairosbuild.kernels import abi, compiling, lists, module, signature
 from kairosbuild.recipe.declaration import Declaration
 from kairosbuild.recipe.fields import recordmap, ref, source, text, textmap, texts
 
 if TYPE_CHECKING:
     from kairosbuild.oci.layer import Item
 
-_MB = 1_000_000
 _PATIENCE = 3600.0  # seconds for one compilation
 _LABEL = "[a-z0-9][a-z0-9._-]*"
 
@@ -78,6 +76,11 @@ class DriversSpec:
         "Modules to compile from source, by a name of yours.", BuildSpec, {}, check=_labels
     )
     dkms: tuple[str, ...] = texts("Packages of sources for DKMS.", (), example="v4l2loopback-dkms")
+    toolchain: str = ref(
+        "The node in whose root modules are compiled, such as packages with gcc and make; without it, the compiler that "
+        "the headers of Debian's kernels name.",
+        "", accepts=("layer",),
+    )  # fmt: skip
     packages: tuple[str, ...] = texts("Packages with modules that are compiled already.", ())
     prebuilt: Mapping[str, PrebuiltSpec] = recordmap(
         "Modules that are compiled already and in no repository, by a name of yours; their own word counts.",
@@ -118,6 +121,8 @@ class Drivers:
             count = sum(bool(declaration.sources.get(one) or declaration.refs.get(one)) for one in given)
             if count != 1:
                 yield role, "give exactly one of source and archive", ""
+        if declaration.refs.get("toolchain") and not (spec["build"] or spec["dkms"]):
+            yield "toolchain", "nothing is compiled in it", "build or dkms"
         if not any(spec[what] for what in ("firmware", "build", "dkms", "packages", "prebuilt", "load", "early",
                                            "blacklist", "options", "firmware_packages")):  # fmt: skip
             yield "", "it asks for nothing", "firmware, build, dkms, packages or prebuilt"
@@ -131,12 +136,14 @@ class Drivers:
             spec.packages,
             spec.firmware,
             spec.firmware_packages,
-            compiles=bool(spec.build or spec.dkms),
+            compiles=bool(spec.build or spec.dkms) and not spec.toolchain,
             repositories=spec.repositories,
         )
         ((_, _, kernel),) = locker.upstream("kernel")
+        if spec.toolchain and kernel.data.get("packages") and not kernel.data.get("headers"):
+            raise _no_headers(locker.name, spec.kernel)
         _refuse_fetched(spec, kernel, locker)
-        if not (request.compiles or request.packages or request.firmware or request.firmware_packages):
+        if not (request.compiles or spec.dkms or spec.packages or spec.firmware or spec.firmware_packages):
             return Locked()
         return TABLE[kernel.data.get("family", "apt")].lock_drivers(request, kernel, locker)
 
@@ -144,8 +151,10 @@ class Drivers:
         """Compile, compare with the kernel, choose firmware, write the layer."""
         import tempfile
 
+        from kairosbuild.families import firmware, prebuilt
+
         kernel = _kernel(task)
-        modules = [*_compiled(task, kernel), *_prebuilt(task, kernel)]
+        modules = [*_compiled(task, kernel), *prebuilt.modules(task, kernel, _rows(task, "prebuilt"))]
         raise_problems([*_twice(task, modules), *abi.problems(task.name, modules, kernel)])
         spec: DriversSpec = task.spec
         folder = f"{loads(_bytes(task, 'abi'))['folder']}{kernel.release}/updates"
@@ -153,7 +162,9 @@ class Drivers:
         files |= lists.files(spec.load, spec.blacklist, spec.options)
         made = task.scratch / "drivers.tar"
         with tempfile.TemporaryFile(dir=task.scratch) as spool, made.open("wb") as out:
-            index = _written(task, [*map(_file, files.items()), *_firmware(task, spool)], out)
+            index = _written(
+                task, [*map(_file, files.items()), *firmware.taken(task, _rows(task, "firmware"), spool)], out
+            )
         said = [{"name": one.name, "signed": signature.signed(one.image)} for one in modules]
         return {
             **layer_outputs(task, made, index),
@@ -220,19 +231,16 @@ def _compilation(
     dkms: Sequence[Blob],
 ) -> list[module.Module]:
     """The modules of one compilation, done once for all kernels that promise the same."""
-    tools = [Blob(one["digest"], one["size"]) for one in task.locked.data["toolchain"]]
+    tools = _toolchain(task)
     outputs = task.inputs["kernel"][0].outputs
     if "headers" not in outputs:
-        raise InputError(
-            f"{task.name}: {kernel.name!r} has no headers to compile modules against",
-            reason="drivers-headers",
-        )
+        raise _no_headers(task.name, kernel.name)
 
     fresh: list[str] = []
 
     def make() -> Outputs:
         fresh.append(kernel.release)
-        root = [_tree(task, tools), outputs["headers"], *([_tree(task, dkms, "usr/src/")] if dkms else [])]
+        root = [*_root(task, tools), outputs["headers"], *([_tree(task, dkms, "usr/src/")] if dkms else [])]
         staged = {**inputs, compiling.SCRIPT: task.put_bytes(compiling.script())}
         action = Action(
             command, tuple(root), staged, (compiling.OUTPUT,), platform=task.platform, timeout=_PATIENCE
@@ -254,6 +262,26 @@ def _compilation(
     how = "compiled against" if fresh else "compiled before, for a kernel with the symbols of"
     task.note(f"{names}: {how} {kernel.release}")
     return found
+
+
+def _no_headers(owner: str, kernel: str) -> InputError:
+    return InputError(
+        f"{owner}: {kernel!r} has no headers to compile modules against",
+        reason="drivers-headers",
+        hint="it brings them when it is `from` a node that has them installed, as by kernel-devel or linux-headers",
+    )
+
+
+def _toolchain(task: Task) -> list[Blob]:
+    """What compiles: the layers of the node that was named, or packages."""
+    if named := task.inputs.get("toolchain"):
+        return [one.layer for one in stack_of(task, named)]
+    return [Blob(one["digest"], one["size"]) for one in task.locked.data["toolchain"]]
+
+
+def _root(task: Task, tools: Sequence[Blob]) -> Sequence[Blob]:
+    """The same as layers to run in."""
+    return tools if task.inputs.get("toolchain") else [_tree(task, tools)]
 
 
 def _sources(task: Task, role: str) -> tuple[dict[str, Blob], Any]:
@@ -292,7 +320,7 @@ def _tree(task: Task, debs: Sequence[Blob], only: str = "") -> Blob:
     return task.derive("driver-tree", 1, preimage, make)["layer"]
 
 
-# -- what comes compiled, and firmware -------------------------------------------------------------
+# -- what comes compiled ---------------------------------------------------------------------------
 
 
 def _refuse_fetched(spec: DriversSpec, kernel: Locked, locker: Locker) -> None:
@@ -308,74 +336,6 @@ def _refuse_fetched(spec: DriversSpec, kernel: Locked, locker: Locker) -> None:
                 found[f"{locker.name}: prebuilt.{label}"] = path
     if found:
         refuse_unfit(found, spec.kernel, kernel, locker, alone=not (spec.build or spec.dkms))
-
-
-def _prebuilt(task: Task, kernel: abi.Kernel) -> list[module.Module]:
-    """The modules that come compiled, those that are for this kernel's release."""
-    from kairosbuild.families import prebuilt
-
-    given: dict[str, list[tuple[str, bytes]]] = {}
-    if debs := _rows(task, "prebuilt"):
-        given["the packages"] = [one for deb in debs for one in prebuilt.files(task.path(deb))]
-    for label in sorted(task.spec.prebuilt):
-        role = f"prebuilt.{label}"
-        if archive := task.inputs.get(f"{role}.archive"):
-            given[role] = list(prebuilt.files(task.path(archive[0].outputs["file"])))
-        else:
-            given[role] = _module_files(task, f"{role}.source", task.spec.prebuilt[label].source)
-    return [
-        one
-        for what, files in given.items()
-        for one in prebuilt.chosen(files, kernel.release, f"{task.name}: {what}", kernel.name)
-    ]
-
-
-def _module_files(task: Task, role: str, named: str) -> list[tuple[str, bytes]]:
-    """The modules of a folder of the workspace, or the one that is named."""
-    paths = [(one.logical or named, one.logical) for one in task.sources[role] if one.blob]
-    return [(path, task.source_path(role, logical).read_bytes()) for path, logical in paths if name_of(path)]
-
-
-def _firmware(task: Task, spool: BinaryIO) -> Iterator[Item]:
-    """The files that are asked for, out of the packages that have them."""
-    from kairosbuild.sources.deb import unpack
-
-    spec: DriversSpec = task.spec
-    debs = [task.path(one) for one in _rows(task, "firmware")]
-    if not debs:
-        return
-    top = f"{firmware.FOLDER}/"
-    items = {
-        entry.path.removeprefix(top): (entry, content)
-        for entry, content in unpack(debs, spool, lambda path: path.startswith(top))
-        if entry.path.startswith(top) and entry.type != "dir"
-    }
-    have = {path: entry.target for path, (entry, _) in items.items()}
-    wanted = spec.firmware or ("*",)
-    taken: set[str] = set()
-    for wish in firmware.wishes(wanted, _asked(task), spec.kernel):
-        taken |= set(firmware.chosen(wish, have))
-    _tell(task, {path: items[path][0].size for path in items}, taken)
-    yield from (items[path] for path in sorted(taken))
-
-
-def _asked(task: Task) -> Mapping[str, Sequence[str]]:
-    """Module → the firmware it asks for: out of the lock, or where that could not know, of the kernel."""
-    asked: Mapping[str, Sequence[str]] | None = task.locked.data["asked"]
-    if asked is not None:
-        return asked
-    if "modules" not in task.inputs["kernel"][0].outputs:
-        return {}
-    found: Mapping[str, Sequence[str]] = loads(_bytes(task, "modules"))
-    return found
-
-
-def _tell(task: Task, sizes: Mapping[str, int], taken: Collection[str]) -> None:
-    here, there = sum(sizes[one] for one in taken), sum(sizes.values())
-    task.note(
-        f"firmware: {len(taken)} of the {len(sizes)} files of its packages, "
-        f"{here / _MB:.1f} MB of {there / _MB:.1f} MB: {(there - here) / _MB:.1f} MB saved"
-    )
 
 
 # -- the layer -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from distros import ubuntu
-from distros.rpm_distribution import ALMALINUX, FEDORA, ROCKY, TUMBLEWEED, Shape, made
+from distros.rpm_distribution import ALMALINUX, FEDORA, FEDORA_DEVEL, ROCKY, TUMBLEWEED, Shape, made
 from distros.rpm_serving import Served, kbuild, served, serving
 from peers import peer
 
@@ -47,6 +47,7 @@ OFTEN = {
     "rocky": rpms(ROCKY, "docker.io/rockylinux/rockylinux:9"),
 }
 SELDOM = {
+    "fedora-drivers": rpms(FEDORA_DEVEL, "quay.io/fedora/fedora:43"),
     "almalinux": rpms(ALMALINUX, "quay.io/almalinuxorg/almalinux:9"),
     "opensuse-tumbleweed": rpms(TUMBLEWEED, "registry.opensuse.org/opensuse/tumbleweed:latest"),
     "ubuntu": of_ubuntu,
@@ -57,7 +58,7 @@ TRIED = OFTEN | (SELDOM if os.environ.get("KBUILD_DISTRIBUTIONS") == "all" else 
 @pytest.mark.parametrize("name", TRIED)
 def test_the_recipe_as_it_is(name: str, tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
-    for folder in ("recipes", "overlays"):
+    for folder in ("recipes", "overlays", "drivers"):
         ignored = shutil.ignore_patterns("*.lock")
         shutil.copytree(ROOT / folder, workspace / folder, symlinks=True, ignore=ignored)
     with TRIED[name](tmp_path / "registry") as there:

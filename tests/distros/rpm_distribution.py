@@ -75,9 +75,11 @@ MORE = (
     "nano",
 )
 KERNEL = "linux-image-cloud-amd64"
+_COMPILING = ("gcc-15", "make", "mawk", "libelf1t64", "libssl3t64", "pahole")
+"""What kernel-devel's own programs and a compilation of modules take."""
 NAMES = {
     "libc6": "glibc", "libc-bin": "glibc-common", "udev": "systemd-udev", "iproute2": "iproute",
-    "passwd": "shadow-utils", "base-files": "filesystem", "libsystemd0": "systemd-libs", "python3-minimal": "python3-minimal",
+    "gcc-15": "gcc", "passwd": "shadow-utils", "base-files": "filesystem", "libsystemd0": "systemd-libs", "python3-minimal": "python3-minimal",
 }  # fmt: skip
 """What the distributions that these stand for call a package."""
 _SCRIPTS: Mapping[str, Mapping[str, str]] = {
@@ -108,6 +110,7 @@ class Shape:
     signed_metadata: bool = False
     without: tuple[str, ...] = WITHOUT
     more: tuple[str, ...] = ()
+    devel: bool = False  # with a compiler, and the kernel's headers as kernel-devel has them
     names: Mapping[str, str] = field(default_factory=lambda: NAMES)
     files: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -122,6 +125,7 @@ FEDORA = Shape(
     ("fedora/43/Everything/x86_64/os", "fedora-updates/43/Everything/x86_64"),
     "RPM-GPG-KEY-fedora-43-primary",
 )  # fmt: skip
+FEDORA_DEVEL = replace(FEDORA, devel=True)
 ROCKY = Shape(
     "rocky", "9.6", ("dnf",),
     ("rocky/9/BaseOS/x86_64/os", "rocky/9/AppStream/x86_64/os"),
@@ -179,9 +183,10 @@ class _Making:
 
     def all(self) -> None:
         """Everything, in order."""
+        more = self.shape.more + (_COMPILING if self.shape.devel else ())
         base, every = (
             self._closure(BASE + self.shape.client),
-            self._closure(BASE + self.shape.client + MORE + self.shape.more),
+            self._closure(BASE + self.shape.client + MORE + more),
         )
         rpms = self._rpms(every)
         names = {self.shape.names.get(name, name) for name in base} | {"setup", self._release}
@@ -209,6 +214,7 @@ class _Making:
                 "util-linux-systemd": ("util-linux",),
                 "systemd-udev": ("kmod",),
                 "udev": ("kmod",),
+                "gcc": tuple(self.shape.names.get(one, one) for one in _COMPILING if one != "gcc-15"),
             }.get(rpm.name, ())
             rpm.provides += ("/bin/sh", "/sbin/ldconfig") if rpm.name == "bash" else ()
             for path in [path for path in rpm.files if _unwanted(path)]:
@@ -218,6 +224,7 @@ class _Making:
             self._setup(),
             self._about(),
             *self._kernel([files[n] for n in kernel], kernel),
+            *([self._devel()] if self.shape.devel else []),
         ]
 
     def _debs(self, names: list[str]) -> dict[str, Path]:
@@ -311,6 +318,37 @@ class _Making:
         modules.provides = (f"{modules.name}-uname-r = {called}",)
         whole = Rpm("kernel", version, release, requires=(f"{core.name}-uname-r = {called}",))
         return [core, modules, whole]
+
+    def _devel(self) -> Rpm:
+        """The headers of that kernel where Fedora has them: usr/src/kernels/RELEASE, and a link beside the modules."""
+        from kairosbuild.families.apt_drivers import headers
+
+        image = self.archive.newest(self._kernel_debs()[0])
+        packages, compiler = headers(image, self.archive)
+        assert compiler in _COMPILING, f"sid's kernel is compiled by {compiler}"
+        _, version, release = evr(image.version)
+        rpm = Rpm("kernel-devel", version, release, requires=("make",))
+        uname = image.name.removeprefix("linux-image-").removesuffix("-unsigned")
+        own, moved = f"usr/src/linux-headers-{uname}/", f"usr/src/kernels/{uname}/"
+        folder = self.stage / "kernel-devel"
+        folder.mkdir(parents=True)
+        for name, deb in self._debs([one.name for one in packages]).items():
+            for number, (entry, content) in enumerate(members(deb)):
+                if not entry.path.startswith(("usr/src/", "usr/lib/linux-kbuild")):
+                    continue
+                place = None
+                if content is not None:
+                    place = folder / f"{name}-{number}"
+                    with place.open("wb") as out:
+                        shutil.copyfileobj(content, out)
+                if entry.path.startswith(own):
+                    up = "../" if entry.type == "symlink" and entry.target.startswith("..") else ""
+                    path = moved + entry.path.removeprefix(own)
+                    entry = replace(entry, path=path, target=up + entry.target)
+                if entry.path != own.rstrip("/"):
+                    rpm.files[entry.path] = entry, place
+        rpm.add(f"usr/lib/modules/{uname}/build", f"/usr/src/kernels/{uname}", self.stage)
+        return rpm
 
     # -- repositories and the image -------------------------------------------------------------------
 

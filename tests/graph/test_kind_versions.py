@@ -71,6 +71,7 @@ ALSO = {
     ),
     "drivers": (
         "kairosbuild.families.prebuilt",
+        "kairosbuild.families.firmware",
         "kairosbuild.sources.tree",
         "kairosbuild.sources.deb",
         "kairosbuild.sources.spool",

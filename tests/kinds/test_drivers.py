@@ -50,7 +50,7 @@ def compile_(debian_store: Store, tmp_path: Path) -> Callable[..., tuple[Outputs
 
     def build(
         image: bytes | Mapping[str, bytes] = b"", *, symvers: bytes = SYMVERS, release: str = RELEASE,
-        flags: str = FLAGS, without: str = "", **spec: Any,
+        flags: str = FLAGS, without: str = "", toolchain: Input | None = None, **spec: Any,
     ) -> tuple[Outputs, DriverTask]:  # fmt: skip
         modules = image if isinstance(image, Mapping) else {"hello.ko": image or driver()}
         kernel = kernel_input(debian_store, symvers, release, flags)
@@ -60,9 +60,9 @@ def compile_(debian_store: Store, tmp_path: Path) -> Callable[..., tuple[Outputs
             DriversSpec(kernel="linux", build={"hello": BuildSpec(source="hello")}, **spec),
             lambda action: {"modules.tar": make_tar(modules)},
             memory=memory,
-            inputs={"kernel": (kernel,)},
+            inputs={"kernel": (kernel,), **({"toolchain": (toolchain,)} if toolchain else {})},
             sources={"build.hello.source": sources},
-            locked=Locked(LOCKED),
+            locked=Locked({} if toolchain else LOCKED),
         )
         return Drivers().build(task), task
 
@@ -100,6 +100,19 @@ def test_a_module_is_compiled_and_placed(compile_: Callable[..., Any]) -> None:
     about = json.loads(task.path(outputs["drivers"]).read_bytes())
     assert about == {"kernel": RELEASE, "modules": [{"name": "hello", "signed": False}]}
     assert json.loads(task.path(outputs["boot"]).read_bytes()) == {"cmdline": [], "early": ["hello"]}
+
+
+def test_any_root_with_a_compiler_will_do(debian_store: Store, compile_: Callable[..., Any]) -> None:
+    base = node(debian_store, "base", {"usr/bin/make": b"elf"})
+    compiler = node(debian_store, "compiler", {"usr/bin/gcc": b"elf"}, base)
+    outputs, task = compile_(toolchain=compiler)
+    assert f"usr/lib/modules/{RELEASE}/updates/hello.ko" in paths(task, outputs)
+    (action,) = task.actions
+    kernel = task.inputs["kernel"][0].outputs
+    assert action.root == (base.outputs["layer"], compiler.outputs["layer"], kernel["headers"])
+    assert compilations(compile_(toolchain=compiler, release="6.12.10")[1]) == 0
+    other = node(debian_store, "compiler", {"usr/bin/gcc": b"newer"}, base)
+    assert compilations(compile_(toolchain=other)[1]) == 1
 
 
 def test_equal_symbols_compile_nothing_again(compile_: Callable[..., Any]) -> None:
@@ -253,6 +266,26 @@ def test_what_cannot_be_locked(
     assert error.value.hint
     if reason.startswith("driver") and reason != "drivers-dkms":
         assert "'linux'" in error.value.message and "node" in error.value.message, "both nodes are named"
+
+
+def test_a_toolchain_wants_headers_too(debian: Archive, locker: Made) -> None:
+    kernel = Locked({"family": "dnf", "packages": [{"name": "kernel-core"}], "image": "kernel-core"})
+    made = locker(upstream={"kernel": [("kernel", None, kernel)]})
+    for more, reason, word in (
+        ({"toolchain": "cc"}, "drivers-headers", "kernel-devel"),
+        ({}, "drivers-family", "toolchain"),
+    ):
+        with pytest.raises(InputError) as error:
+            Drivers().lock(DriversSpec(kernel="linux", build={"x": BuildSpec(source="x")}, **more), made)
+        assert error.value.reason == reason and word in error.value.hint
+    assert (
+        not Drivers()
+        .lock(
+            DriversSpec(kernel="linux", build={"x": BuildSpec(source="x")}, toolchain="cc"),
+            locker(upstream={"kernel": [("kernel", None, Locked())]}),
+        )
+        .data
+    )
 
 
 def test_headers_that_were_declined_are_not_said_to_be_missing(debian: Archive, locker: Made) -> None:
