@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from kairosbuild.core.digest import Blob
 from kairosbuild.core.errors import NodeError
-from kairosbuild.graph.action import Action
+from kairosbuild.graph.action import Action, LayerRef
 from kairosbuild.graph.node import UNLOCKED, Input, Locked, Locker, Outputs, SourceFile, Task
 from kairosbuild.graph.stack import stack_of, stored_outputs
 from kairosbuild.recipe.fields import refmap, refs, sourcemap, text, textmap, texts
@@ -80,19 +80,7 @@ class Run(_Command):
     def build(self, task: Task) -> Outputs:
         """Run it and keep what changed."""
         below = stack_of(task, task.inputs["on"])
-        staged, executable = _staged(task)
-        done = task.execute(
-            Action(
-                command=_words(task.spec),
-                root=tuple(ref.layer for ref in below),
-                inputs=staged,
-                executable=executable,
-                env=task.spec.env,
-                layer=True,
-                drop=task.spec.drop,
-                platform=task.platform,
-            )
-        )
+        done = task.execute(replace(_action(task, below), layer=True, drop=task.spec.drop))
         assert done.layer is not None, "an action with layer=True yields one"
         return stored_outputs(task, done.layer, below)
 
@@ -107,22 +95,24 @@ class Rule(_Command):
 
     def build(self, task: Task) -> Outputs:
         """Run it and keep its outputs by name; a single one is also `file`."""
-        below = stack_of(task, task.inputs["on"])
-        staged, executable = _staged(task)
-        done = task.execute(
-            Action(
-                command=_words(task.spec),
-                root=tuple(ref.layer for ref in below),
-                inputs=staged,
-                executable=executable,
-                outputs=task.spec.outputs,
-                env=task.spec.env,
-                platform=task.platform,
-            )
-        )
+        action = _action(task, stack_of(task, task.inputs["on"]))
+        done = task.execute(replace(action, outputs=task.spec.outputs))
         if len(done.outputs) == 1:
             return {**done.outputs, "file": next(iter(done.outputs.values()))}
         return done.outputs
+
+
+def _action(task: Task, below: Sequence[LayerRef]) -> Action:
+    """The command over its root, as both kinds run it; what is kept of it is theirs to say."""
+    staged, executable = _staged(task)
+    return Action(
+        command=_words(task.spec),
+        root=tuple(ref.layer for ref in below),
+        inputs=staged,
+        executable=executable,
+        env=task.spec.env,
+        platform=task.platform,
+    )
 
 
 def _words(spec: CommandSpec) -> tuple[str, ...]:
