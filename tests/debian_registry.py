@@ -5,7 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ storage: {{filesystem: {{rootdirectory: {data}}}, delete: {{enabled: true}}}}
 {http}
 {more}
 """
+ANOTHER = os.environ.get("KBUILD_TEST_REGISTRY", "")
 PLAIN = 'http: {{addr: "127.0.0.1:{port}"}}'
 
 
@@ -29,8 +30,14 @@ def started(
     port = port or free_port()
     config = folder / "config.yml"
     config.write_text(CONFIG.format(data=folder / "data", http=http.format(port=port), more=more))
+    with serving([peer("docker-registry"), "serve", str(config)], folder, port) as running:
+        yield running
+
+
+@contextmanager
+def serving(command: list[str], folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A registry that this command starts on this port."""
     with (folder / "log").open("ab") as log:
-        command = [peer("docker-registry"), "serve", str(config)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             _wait(port, process)
@@ -48,19 +55,26 @@ def free_port() -> int:
 
 def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
     for _ in range(400):
-        assert process.poll() is None, "docker-registry ended at once"
+        assert process.poll() is None, "the registry ended at once"
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.025)
-    raise AssertionError("docker-registry does not answer")
+    raise AssertionError("the registry does not answer")
 
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """HOST:PORT of an empty docker-registry, which has no referrers API."""
-    with started(tmp_path_factory.mktemp("registry")) as (host, _):
+    """HOST:PORT of an empty docker-registry, which has no referrers API; or of the one that is said."""
+    folder = tmp_path_factory.mktemp("registry")
+    with anothers(ANOTHER, folder) if ANOTHER else started(folder) as (host, _):
         yield host
+
+
+def anothers(program: str, folder: Path) -> AbstractContextManager[tuple[str, subprocess.Popen[bytes]]]:
+    """A registry that is started as PROGRAM ADDRESS FOLDER, such as `registry/google/main.go`."""
+    port = free_port()
+    return serving([program, f"127.0.0.1:{port}", str(folder)], folder, port)
 
 
 @pytest.fixture(autouse=True)

@@ -123,7 +123,7 @@ class LayoutTarget:
         self._write(left)
         self._drop([entry for entry in entries if entry not in left], left)
 
-    def delete(self, digest: str) -> None:
+    def delete(self, digest: str, tags: Iterable[str] = ()) -> None:
         """Off the list, and what only it needed off the disk."""
         entries = self._entries()
         left = [entry for entry in entries if entry["digest"] != digest]

@@ -68,7 +68,7 @@ def prune(target: Target, policy: Policy, *, now: float, dry: bool = False) -> P
         if not dry:
             _forget(target, there, digests, alive)
             for digest in sorted(digests):
-                target.delete(digest)
+                target.delete(digest, [tag for tag in removed if there[tag].blob.digest == digest])
     kept = tuple(sorted(tag for tag in plain if tag not in removed))
     return Pruned(removed, kept, tuple(sorted(digests)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import cycle
@@ -190,11 +190,18 @@ class RemoteTarget:
         for tag, manifest in tags.items():
             self._put_manifest(manifest, tag)
 
-    def delete(self, digest: str) -> None:
-        """DELETE by digest; what is gone already is no failure."""
+    def delete(self, digest: str, tags: Iterable[str] = ()) -> None:
+        """DELETE by digest; then each tag that is still there, since with some registries a tag outlives it."""
+        self._remove(digest)
+        for tag in tags:
+            if self.head_manifest(tag) == digest:
+                self._remove(tag)
+
+    def _remove(self, version: str) -> None:
+        """DELETE; what is gone already is no failure."""
 
         def remove() -> None:
-            where = self._manifest_url(digest)
+            where = self._manifest_url(version)
             with self._client.request("DELETE", where, access=self._delete, ok=(200, 202, 404, 405)) as reply:
                 if reply.status == 405:
                     raise HostError(

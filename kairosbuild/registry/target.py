@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from io import BufferedIOBase
@@ -104,8 +104,8 @@ class Target(Protocol):
     def tag(self, tags: Mapping[str, Manifest]) -> None:
         """Point every one of these tags at a manifest already stored."""
 
-    def delete(self, digest: str) -> None:
-        """Remove a manifest and every tag that names it. Raises HostError `registry-no-delete`."""
+    def delete(self, digest: str, tags: Iterable[str] = ()) -> None:
+        """Remove a manifest and every tag that names it, `tags` among them. Raises HostError `registry-no-delete`."""
 
     def writing(self) -> AbstractContextManager[None]:
         """Held by whoever publishes; keeps others of this program from writing at once where that matters."""

@@ -1,4 +1,7 @@
-"""Foreign clients and a registry with the referrers API: our own small one, since none is to be had as a package."""
+"""Foreign clients and a registry with the referrers API: our own small one, since none is to be had as a package.
+
+`KBUILD_TEST_REGISTRY=PROGRAM` puts another one in docker-registry's place in all tests (docs/tested.md).
+"""
 
 import json
 import subprocess

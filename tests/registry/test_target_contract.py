@@ -71,19 +71,33 @@ def test_the_empty_blob_is_a_blob(target: Target, tmp_path: Path) -> None:
     assert (tmp_path / "x").read_bytes() == b""
 
 
-@pytest.mark.parametrize(
-    "wrong", [DATA[:-1], DATA + b"x", DATA[:-1] + b"x", b""], ids=["short", "long", "altered", "empty"]
-)
-def test_wrong_bytes_are_refused_and_leave_nothing(target: Target, wrong: bytes) -> None:
-    assert reason(target.put_blob, BLOB, lambda: io.BytesIO(wrong)) == "blob-corrupt"
-    assert not target.has_blob(BLOB)
-    put(target, DATA)  # and nothing stands in the way of the right ones
-    assert target.has_blob(BLOB)
+@pytest.fixture
+def unheard() -> bytes:
+    """What no other test has sent: a registry may keep one store for all of its repositories."""
+    return DATA + b"%d" % next(NUMBERS)
 
 
-def test_a_missing_source_is_told(target: Target, tmp_path: Path) -> None:
-    assert reason(target.put_blob, BLOB, (tmp_path / "gone").open) == "blob-unreadable"
-    assert not target.has_blob(BLOB)
+SPOILT = {
+    "short": lambda data: data[:-1],
+    "long": lambda data: data + b"x",
+    "altered": lambda data: data[:-1] + b"x",
+    "empty": lambda data: b"",
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_wrong_bytes_are_refused_and_leave_nothing(target: Target, unheard: bytes, how: str) -> None:
+    blob, wrong = of_bytes(unheard), SPOILT[how](unheard)
+    assert reason(target.put_blob, blob, lambda: io.BytesIO(wrong)) == "blob-corrupt"
+    assert not target.has_blob(blob)
+    put(target, unheard)  # and nothing stands in the way of the right ones
+    assert target.has_blob(blob)
+
+
+def test_a_missing_source_is_told(target: Target, unheard: bytes, tmp_path: Path) -> None:
+    blob = of_bytes(unheard)
+    assert reason(target.put_blob, blob, (tmp_path / "gone").open) == "blob-unreadable"
+    assert not target.has_blob(blob)
 
 
 def test_a_blob_is_what_digest_and_size_say(target: Target, tmp_path: Path) -> None:
