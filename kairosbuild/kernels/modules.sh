@@ -54,5 +54,6 @@ sources) shift 2 && from_sources "$@" ;;
 dkms) from_dkms "$3" ;;
 esac
 [ -n "$(ls /out/made)" ] || { echo "nothing was compiled: there is no .ko" >&2; exit 1; }
-strip --strip-debug /out/made/*.ko
+strip=$(command -v strip || ls /usr/bin/*-linux-gnu*-strip | head -n 1) # of a compiler for this machine only
+"$strip" --strip-debug /out/made/*.ko
 tar -c -f /out/modules.tar -C /out/made .

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from distros.rpms import Rpm, Signer, build, evr, of_deb, repository
@@ -33,6 +34,7 @@ from kairosbuild.sources.debian import Suite, closure, open_archive
 from kairosbuild.sources.download import Downloader, Wanted
 from kairosbuild.sources.mirrors import find
 from kairosbuild.sources.spool import with_parents
+from kairosbuild.sources.stanza import Package
 from kairosbuild.store.store import Store
 
 _KEPT = 6 * 3600.0  # seconds; another working copy may be at another version
@@ -75,11 +77,11 @@ MORE = (
     "nano",
 )
 KERNEL = "linux-image-cloud-amd64"
-_COMPILING = ("gcc-15", "make", "mawk", "libelf1t64", "libssl3t64", "pahole")
-"""What kernel-devel's own programs and a compilation of modules take."""
+_COMPILING = ("make", "mawk", "libelf1t64", "libssl3t64", "pahole")
+"""What kernel-devel's own programs and a compilation of modules take, beside the compiler that the headers name."""
 NAMES = {
     "libc6": "glibc", "libc-bin": "glibc-common", "udev": "systemd-udev", "iproute2": "iproute",
-    "gcc-15": "gcc", "passwd": "shadow-utils", "base-files": "filesystem", "libsystemd0": "systemd-libs", "python3-minimal": "python3-minimal",
+    "passwd": "shadow-utils", "base-files": "filesystem", "libsystemd0": "systemd-libs", "python3-minimal": "python3-minimal",
 }  # fmt: skip
 """What the distributions that these stand for call a package."""
 _SCRIPTS: Mapping[str, Mapping[str, str]] = {
@@ -183,7 +185,7 @@ class _Making:
 
     def all(self) -> None:
         """Everything, in order."""
-        more = self.shape.more + (_COMPILING if self.shape.devel else ())
+        more = self.shape.more + ((self._headers[1], *_COMPILING) if self.shape.devel else ())
         base, every = (
             self._closure(BASE + self.shape.client),
             self._closure(BASE + self.shape.client + MORE + more),
@@ -206,6 +208,8 @@ class _Making:
         kernel = self._kernel_debs()
         files = self._debs([*names, *kernel])
         called = {name: self.shape.names.get(name, name) for name in names}
+        if self.shape.devel:
+            called[self._headers[1]] = "gcc"
         rpms = [of_deb(self.archive, name, files[name], self.stage, called) for name in names]
         for rpm in rpms:
             rpm.scripts = _SCRIPTS.get(rpm.name, {})
@@ -214,7 +218,7 @@ class _Making:
                 "util-linux-systemd": ("util-linux",),
                 "systemd-udev": ("kmod",),
                 "udev": ("kmod",),
-                "gcc": tuple(self.shape.names.get(one, one) for one in _COMPILING if one != "gcc-15"),
+                "gcc": _COMPILING,
             }.get(rpm.name, ())
             rpm.provides += ("/bin/sh", "/sbin/ldconfig") if rpm.name == "bash" else ()
             for path in [path for path in rpm.files if _unwanted(path)]:
@@ -321,15 +325,10 @@ class _Making:
 
     def _devel(self) -> Rpm:
         """The headers of that kernel where Fedora has them: usr/src/kernels/RELEASE, and a link beside the modules."""
-        from kairosbuild.families.apt_drivers import headers
-
-        image = self.archive.newest(self._kernel_debs()[0])
-        packages, compiler = headers(image, self.archive)
-        assert compiler in _COMPILING, f"sid's kernel is compiled by {compiler}"
+        image, (packages, _) = self._image_deb, self._headers
         _, version, release = evr(image.version)
         rpm = Rpm("kernel-devel", version, release, requires=("make",))
         uname = image.name.removeprefix("linux-image-").removesuffix("-unsigned")
-        own, moved = f"usr/src/linux-headers-{uname}/", f"usr/src/kernels/{uname}/"
         folder = self.stage / "kernel-devel"
         folder.mkdir(parents=True)
         for name, deb in self._debs([one.name for one in packages]).items():
@@ -341,14 +340,25 @@ class _Making:
                     place = folder / f"{name}-{number}"
                     with place.open("wb") as out:
                         shutil.copyfileobj(content, out)
-                if entry.path.startswith(own):
-                    up = "../" if entry.type == "symlink" and entry.target.startswith("..") else ""
-                    path = moved + entry.path.removeprefix(own)
-                    entry = replace(entry, path=path, target=up + entry.target)
-                if entry.path != own.rstrip("/"):
-                    rpm.files[entry.path] = entry, place
+                rpm.files[entry.path] = entry, place
+        rpm.add(
+            f"usr/src/kernels/{uname}", f"../linux-headers-{uname}", self.stage
+        )  # they know where they are
         rpm.add(f"usr/lib/modules/{uname}/build", f"/usr/src/kernels/{uname}", self.stage)
         return rpm
+
+    @property
+    def _image_deb(self) -> Package:
+        """The package that stands for the kernel."""
+        (name,) = (one for one in self._kernel_debs() if one.startswith("linux-image-"))
+        return self.archive.newest(name)
+
+    @cached_property
+    def _headers(self) -> tuple[list[Package], str]:
+        """The packages of its headers, and the compiler they name."""
+        from kairosbuild.families.apt_drivers import headers
+
+        return headers(self._image_deb, self.archive)
 
     # -- repositories and the image -------------------------------------------------------------------
 

@@ -147,8 +147,8 @@ HEADER_FILES = {
 }
 
 
-def with_headers(archive: Archive, version: str = "6.12.9-1", **changed: bytes) -> None:
-    parts = f"linux-headers-6.12.9+deb13-common (= {version}), linux-kbuild-6.12.9+deb13, gcc-14"
+def with_headers(archive: Archive, version: str = "6.12.9-1", compiler: str = "gcc-14") -> None:
+    parts = f"linux-headers-6.12.9+deb13-common (= {version}), linux-kbuild-6.12.9+deb13, {compiler}"
     archive.add(IMAGE, "6.12.9-1", files=FILES)
     archive.add(HEADERS, version, files=HEADER_FILES, Depends=f"linux-base (>= 4), {parts}")
     archive.add("linux-headers-6.12.9+deb13-common", version, files={"usr/src/common/Makefile": b"all:"})
@@ -178,6 +178,12 @@ def test_headers_and_symbols_are_outputs_beside_the_layer(archive: Archive, lock
     paths = set(Index.loads(read["index"]).paths())
     assert not any("usr/src" in path for path in paths), "no machine needs the headers"
     assert sum("d/kbuild-" in path for path in paths) == 2
+
+
+def test_the_compiler_is_the_one_that_headers_name(archive: Archive, locker: Made) -> None:
+    with_headers(archive, compiler="gcc-16-for-host")  # as sid has it
+    locked = Kernel().lock(KernelSpec(package=IMAGE, release="sid"), locker())
+    assert locked.data["compiler"] == "gcc-16-for-host"
 
 
 def test_headers_of_another_version_are_not_its_own(archive: Archive, locker: Made) -> None:
