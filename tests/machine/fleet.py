@@ -142,14 +142,15 @@ class Fleet:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
         return done.stdout
 
-    def publish(self, tag: str, recipe: str = "", **variables: str) -> str:
+    def publish(self, tag: str, recipe: str = "", registry: str = "", **variables: str) -> str:
         """Build an image of these variables and publish it; the reference a machine knows it by."""
-        at = f"{self.registry}/os:{tag}"
+        registry = registry or self.registry
+        at = f"{registry}/os:{tag}"
         given = [
             word for name, value in {**variables, "at": at}.items() for word in ("--set", f"{name}={value}")
         ]
         self.kbuild("run", recipe or self.recipe, self.image, "boot", *given)
-        return f"{HOST}:{self.registry.rpartition(':')[2]}/os:{tag}"
+        return f"{HOST}:{registry.rpartition(':')[2]}/os:{tag}"
 
     def tree(self) -> Path:
         """QEMU and its firmware."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from distros.alpine import Alpine
 from distros.serving import Served, layout
-from fleet import CONFIG, ROOT, Fleet, kept, online
+from fleet import CONFIG, ROOT, Fleet, kept, online, status
 from vm import Vm, running
 
 IMAGE = "docker.io/library/alpine:${release}"
@@ -16,8 +16,8 @@ ALL = os.environ.get("KBUILD_MACHINES") == "all"
 pytestmark = [pytest.mark.slow, *([pytest.mark.timeout(0)] if ALL else [])]
 SHELL = "#!/bin/sh\n(while :; do /bin/sh -i < /dev/ttyS1 > /dev/ttyS1 2>&1; sleep 1; done) &\n"
 MORE = """\
-  agent:   {kind: agent, health: {commands: ["grep -q yes /usr/lib/healthy"], timeout: 400}}
-  version: {kind: overlay, files: {usr/lib/version: {content: "${v}"}, usr/lib/healthy: {content: "yes"}}}
+  agent:   {kind: agent, health: {commands: ["grep -q yes /usr/lib/healthy"], timeout: "${patience}"}}
+  version: {kind: overlay, files: {usr/lib/version: {content: "${v}"}, usr/lib/healthy: {content: "${healthy}"}}}
   machine: {kind: image, layers: [base, system, kernel, site, agent, version]}
   boot:    {kind: boot, image: machine, persistent: [etc, var, root, home], cmdline: ["console=ttyS0,115200", no_timer_check]}
   mdisk:
@@ -58,7 +58,12 @@ class Alpines(Fleet):
         text = (ROOT / "recipes/alpine.yaml").read_text()
         assert IMAGE in text
         text = text.replace(IMAGE, layout(self.folder / "image", alpine.base(), "3.23"))
-        text = text.replace("vars:\n", 'vars:\n  v: "1"\n  at: ""\n  config: ""\n', 1) + MORE
+        text = (
+            text.replace(
+                "vars:\n", 'vars:\n  v: "1"\n  healthy: "yes"\n  patience: "400"\n  at: ""\n  config: ""\n', 1
+            )
+            + MORE
+        )
         text += 'publish: {targets: [machine, boot], to: "${at}", requires: []}\n'
         (self.folder / self.recipe).write_text(text)
         (self.folder / "BUILD.yaml").write_text(f"version: 1\nrecipes: [{self.recipe}]\n")
@@ -113,3 +118,20 @@ if ALL:
             kept(vm, "1", 2)
             assert vm.ok("cat /etc/hostname") == "installed"
             upgraded_and_back(vm, reference, 2)
+
+    def test_under_openrc_a_hang_and_a_failing_health_check_are_failed_starts_too(
+        alpines: Fleet, tmp_path: Path
+    ) -> None:
+        reference = alpines.publish("unhealthy", v="3", healthy="no", patience="60")
+        with running(alpines.machine(tmp_path)) as vm:
+            kept(vm, "1", 1)
+            vm.ok("pkill -STOP -f feed-watchdog")
+            kept(vm, "1", 2)
+            vm.ok("echo kept > /var/mine; sync")
+            online(vm)
+            vm.ok(f"kbuild-node upgrade --plain-http {reference}", 600)
+            vm.sh("sync; reboot")
+            kept(vm, "1", 6)
+            (failed,) = status(vm)["failed"]
+            assert "'grep -q yes /usr/lib/healthy' fails" in failed["why"]
+            assert vm.ok("cat /var/mine") == "kept"
