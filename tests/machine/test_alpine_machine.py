@@ -15,6 +15,7 @@ IMAGE = "docker.io/library/alpine:${release}"
 ALL = os.environ.get("KBUILD_MACHINES") == "all"
 pytestmark = [pytest.mark.slow, *([pytest.mark.timeout(0)] if ALL else [])]
 SHELL = "#!/bin/sh\n(while :; do /bin/sh -i < /dev/ttyS1 > /dev/ttyS1 2>&1; sleep 1; done) &\n"
+VARS = 'vars:\n  v: "1"\n  healthy: "yes"\n  patience: "400"\n  at: ""\n  config: ""\n'
 MORE = """\
   agent:   {kind: agent, health: {commands: ["grep -q yes /usr/lib/healthy"], timeout: "${patience}"}}
   version: {kind: overlay, files: {usr/lib/version: {content: "${v}"}, usr/lib/healthy: {content: "${healthy}"}}}
@@ -58,12 +59,7 @@ class Alpines(Fleet):
         text = (ROOT / "recipes/alpine.yaml").read_text()
         assert IMAGE in text
         text = text.replace(IMAGE, layout(self.folder / "image", alpine.base(), "3.23"))
-        text = (
-            text.replace(
-                "vars:\n", 'vars:\n  v: "1"\n  healthy: "yes"\n  patience: "400"\n  at: ""\n  config: ""\n', 1
-            )
-            + MORE
-        )
+        text = text.replace("vars:\n", VARS, 1) + MORE
         text += 'publish: {targets: [machine, boot], to: "${at}", requires: []}\n'
         (self.folder / self.recipe).write_text(text)
         (self.folder / "BUILD.yaml").write_text(f"version: 1\nrecipes: [{self.recipe}]\n")

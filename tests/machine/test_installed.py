@@ -1,5 +1,6 @@
 """Machines that a live medium or the network installed, unattended."""
 
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -62,3 +63,16 @@ def test_a_machine_that_the_network_starts_installs_itself(fleet: Fleet, tmp_pat
             assert "by the configuration" in vm.ok("cat /run/kbuild/persistent/config.yaml")
             known = status(vm)
             assert (known["running"]["entry"], known["recovery"]["entry"]) == ("os-1", "recovery")
+
+
+if os.environ.get("KBUILD_MACHINES") == "all":
+
+    def test_a_person_at_the_terminal_picks_the_disk(fleet: Fleet, tmp_path: Path) -> None:
+        with running(fleet.live(tmp_path, "#cloud-config\n{}\n")) as vm:
+            vm.ready()
+            assert "/dev/vda  2 GiB" in vm.typed("kbuild-node install --reboot", "Install to which disk")
+            assert "disks to install to: /dev/vda" in vm.typed("/dev/vdz", "hint: .*")
+            vm.typed("kbuild-node install --reboot", "Install to which disk")
+            vm.typed("/dev/vda", "kbuild-node: installed")
+            kept(vm, "1", 2)
+            assert status(vm)["running"]["entry"] == "os-1"

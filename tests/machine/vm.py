@@ -247,6 +247,18 @@ class Vm:
             ]
         raise AssertionError("no shell:\n" + "\n".join(self.console().splitlines()[-60:]))
 
+    def typed(self, line: str, answer: str, seconds: float = 300) -> str:
+        """What is said to a line that a person types, up to this answer."""
+        end, heard = time.monotonic() + seconds, ""
+        connection = self._connected(end)
+        connection.sendall(f"{line}\n".encode())
+        connection.settimeout(seconds)
+        while not re.search(answer, heard):
+            data = connection.recv(65536)
+            assert data and time.monotonic() < end, heard
+            heard += data.decode("utf-8", "replace")
+        return heard
+
     def _mark(self) -> str:
         self._asked += 1
         return f"@@{os.getpid()}.{self._asked}"
