@@ -107,4 +107,4 @@ def _systemctl(*words: str) -> list[str]:
         )
     except subprocess.TimeoutExpired:
         return []
-    return done.stdout.splitlines()
+    return [line for line in done.stdout.splitlines() if line.strip()]

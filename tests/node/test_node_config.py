@@ -155,16 +155,18 @@ def test_drives_are_those_that_the_initrd_found(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sources, "OWN", ())
     monkeypatch.setattr(sources.machine, "RUN", place)
     assert list(sources.sources()) == []
+    place.mkdir()
 
     def mount(*words: str) -> str:
         if words[0] == "mount":
-            (place / "config-drive/user-data").write_text(f"#cloud-config\ntimezone: {words[-2]}\n")
+            Path(words[-1], "user-data").write_text(f"#cloud-config\ntimezone: {words[-2]}\n")
         return ""
 
     monkeypatch.setattr(sources.machine, "run", mount)
     found.write_text("/dev/vdb\n/dev/sr0\n")
-    told = [config.read(one.text)["timezone"] for one in sources.sources()]
-    assert told == ["/dev/vdb", "/dev/sr0"]
+    told = {one.name: config.read(one.text)["timezone"] for one in sources.sources()}
+    assert told == {"/dev/vdb:user-data": "/dev/vdb", "/dev/sr0:user-data": "/dev/sr0"}
+    assert list(place.iterdir()) == []
 
 
 def test_a_configuration_is_put_into_effect_and_again_changes_nothing(root):
