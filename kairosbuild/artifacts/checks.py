@@ -127,7 +127,9 @@ def locked_out(owner: str, drivers: str, kernel: str, modules: Sequence[str] = (
 
 def _those(drivers: str, modules: Sequence[str]) -> str:
     return (
-        f"the modules {', '.join(modules)} of {drivers!r} have" if modules else f"those of {drivers!r} have"
+        f"the modules {', '.join(modules)} of {drivers!r} have"
+        if modules
+        else f"the modules of {drivers!r} have"
     )
 
 

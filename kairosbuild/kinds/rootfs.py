@@ -16,7 +16,12 @@ from kairosbuild.graph.action import Action
 from kairosbuild.graph.node import UNLOCKED, Locked, Locker, Outputs, Task
 from kairosbuild.recipe.fields import choice, ref, text
 
-_SQUASH = "sqfstar -quiet -no-progress -comp zstd -Xcompression-level 6 /out/root < /in/root"
+_SQUASH = (
+    "sqfstar -quiet -no-progress -comp zstd -Xcompression-level 6 "
+    "-root-mode 0755 -root-uid 0 -root-gid 0 -default-mode 0755 -default-uid 0 -default-gid 0 "
+    "/out/root < /in/root"
+)
+"""What a tar only implies, the root itself above all, would be everybody's to write to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class Rootfs:
     """See the module."""
 
     name: ClassVar[str] = "rootfs"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Spec: ClassVar[type] = RootfsSpec
     produces: ClassVar[str] = "file"
 

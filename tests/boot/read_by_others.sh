@@ -61,6 +61,8 @@ done
 quietly veritysetup verify --hash-offset="$2" /in/erofs /in/erofs "$1"
 quietly fsck.erofs --extract /in/erofs
 say fsck.erofs: clean
+unsquashfs -lln /in/squashfs > /tmp/modes # a root that the tar only implies is nobody else's to write to
+grep -q "^drwxr-xr-x 0/0 .* squashfs-root$" /tmp/modes
 unsquashfs -cat /in/squashfs etc/os-release | grep -q '^ID=debian'
 say unsquashfs: reads
 tar -tf /in/tar | sed 's,^\./,,; s,/$,,; /^$/d' | sort > /tmp/tar
