@@ -1,6 +1,7 @@
 """From the firmware's first instruction to a login prompt on the serial console: our Debian against mkosi's.
 
-The same packages and kernel, started by the same emulator (QEMU and OVMF out of the tools tree, no KVM) by turns.
+The same packages and kernel, started by the same emulator (QEMU and OVMF out of the tools tree, no KVM) by turns, each
+time for the first time: mkosi's does then what ours had done when it was built, and its wizard is told to ask nothing.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ Output=image
 Bootable=yes
 Bootloader=systemd-boot
 Packages={packages}
-KernelCommandLine=console=ttyS0
+KernelCommandLine=console=ttyS0 systemd.firstboot=no
 [Build]
 Incremental=yes
 PackageCacheDirectory=/proj/packages
