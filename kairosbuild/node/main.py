@@ -125,7 +125,7 @@ def _status(asked: argparse.Namespace) -> None:
     here = machine.here()
     with here.reading():
         document = status(here, verify=asked.verify)
-    print(json.dumps(document, indent=1) if asked.json else _told(document))
+    print(json.dumps(document, indent=1) if asked.json else told(document))
 
 
 def _upgrade(asked: argparse.Namespace) -> None:
@@ -368,11 +368,13 @@ def _described(remembered: Any, entry: Entry | None, damaged: set[str] | None) -
     }
 
 
-def _told(document: dict[str, Any]) -> str:
+def told(document: dict[str, Any]) -> str:
+    """The same for people: a line each."""
     lines = []
     for role in ("running", "next", "fallback", "recovery"):
         if one := document[role]:
-            state = "kept" if one["blessed"] else "on trial" if role != "recovery" else "last resort"
+            trial = "last resort" if one == document["recovery"] else "on trial"
+            state = "kept" if one["blessed"] else trial
             where = one["reference"] or one["image"] or "from the disk's maker"
             lines.append(f"{role:9} {one['entry']:12} {one['title']}, {where}, {state}")
             lines += [f"{'':9} layer {name} is damaged" for name in one.get("damaged", ())]

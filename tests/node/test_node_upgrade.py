@@ -11,7 +11,7 @@ from samples import Image, healthy, machine, offered, started, upgraded
 
 from kairosbuild.boot import verity as boot_verity
 from kairosbuild.node import assess, durable, state, upgrade, watchdog
-from kairosbuild.node.main import status
+from kairosbuild.node.main import status, told
 from kairosbuild.node.problem import Problem
 from kairosbuild.node.verity import is_intact
 
@@ -170,7 +170,14 @@ def test_recovery_is_last_and_never_collected(here, images, registry, tmp_path):
     now = healthy(tmp_path / "m", *images)
     assert [one.label for one in now.entries.all()] == ["os-2", "os-1", "recovery"]
     assert status(now)["recovery"]["entry"] == "recovery"
-    assert status(machine(tmp_path / "m", rescue))["running"]["entry"] == "recovery"
+    seen = status(machine(tmp_path / "m", rescue))
+    assert seen["running"]["entry"] == "recovery"
+    assert [line.rpartition(", ")[2] for line in told(seen).splitlines()] == [
+        "last resort",
+        "kept",
+        "kept",
+        "last resort",
+    ]
     for _ in range(assess.TRIES_BLESSED):
         started(tmp_path / "m", *images)
         started(tmp_path / "m", *images)
