@@ -168,10 +168,11 @@ def key_complaints(name: str, spec: Any, root: Path) -> Iterator[KbuildError]:
         return
     from kairosbuild.keys.certificate import key_at, mismatch, told_now
     from kairosbuild.keys.enrolment import NAMES
+    from kairosbuild.keys.keys import TOKEN
 
     if problem := mismatch(root / sign.certificate, sign.key and key_at(sign.key, root), name):
         yield problem
-    if sign.pcr_public and sign.pcr_key and not sign.pcr_key.startswith("pkcs11:"):
+    if sign.pcr_public and sign.pcr_key and not sign.pcr_key.startswith(TOKEN):
         at, public = key_at(sign.pcr_key, root), root / sign.pcr_public
         if problem := told_now(lambda: _of_pcr(name, at, public.read_bytes(), sign.pcr_public)):
             yield problem

@@ -67,11 +67,12 @@ class Session:
         work, targets = self._prepared(nodes)
         from kairosbuild.execute.plan import Planner
 
-        preflight.refuse(work, self._dirty, work.graph.closure(targets))
+        closure = work.graph.closure(targets)
+        preflight.refuse(work, self._dirty, closure)
         planner = Planner(work, self._with.results, self._with.store.sources.digest, self._scope)
-        planned = planner.run(work.graph.closure(targets), self._dirty)
+        planned = planner.run(closure, self._dirty)
         hits = {work.graph.index[one.name] for one in planned if one.state == "hit"}
-        self._foresee(work, work.graph.closure(targets), hits)
+        self._foresee(work, closure, hits)
         self._with.store.sources.save()
         return planned
 

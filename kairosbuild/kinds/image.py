@@ -123,8 +123,8 @@ class Image:
         }
         if boot := _boot(task):
             document["boot"] = boot
-        if unsigned := _locked_out(task):
-            document["unsigned"] = unsigned
+        if refused := _locked_out(task):
+            document["unsigned"] = refused
         return {"image": task.put_bytes(dumps(document))}
 
 

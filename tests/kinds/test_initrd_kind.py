@@ -116,16 +116,21 @@ def test_an_initrd_of_another_kernel_is_told_from_the_recipe(kind: str) -> None:
     assert not told("os", "os") and not told("os", "twin") and not told("os", "nonesuch")
 
 
-@pytest.mark.parametrize("kind", ARTIFACTS)
-def test_modules_nobody_signed_are_told_where_the_artifact_asks_for_signatures(kind: str) -> None:
-    driver = {"build": {"hello": {}}, "dkms": [], "packages": [], "prebuilt": {}}
-    known = {
+def signed_and_not(**compiled: object) -> dict[str, Declaration]:
+    """Two images of the same kernel and modules: `os` with them as they are, `good` with them signed."""
+    driver = {"build": {}, "dkms": [], "packages": [], "prebuilt": {}, **compiled}
+    return {
         "linux": Declaration("linux", "kernel", {}),
         "wifi": Declaration("wifi", "drivers", driver, {"kernel": ("linux",)}),
         "signed": Declaration("signed", "sign-modules", {}, {"of": ("wifi",)}),
         "os": Declaration("os", "image", {}, {"layers": ("linux", "wifi")}),
         "good": Declaration("good", "image", {}, {"layers": ("linux", "signed")}),
     }
+
+
+@pytest.mark.parametrize("kind", ARTIFACTS)
+def test_modules_nobody_signed_are_told_where_the_artifact_asks_for_signatures(kind: str) -> None:
+    known = signed_and_not(build={"hello": {}})
 
     def told(image: str, *cmdline: str) -> list[tuple[str, str, str]]:
         empty = {"firmware": "uefi", "sector_size": "512", "partitions": [], "size": 0, "encrypt": None}
@@ -142,14 +147,7 @@ def test_modules_nobody_signed_are_told_where_the_artifact_asks_for_signatures(k
 
 @pytest.mark.parametrize("kind", ARTIFACTS)
 def test_modules_nobody_signed_are_foreseen_where_secure_boot_locks_the_kernel_down(kind: str) -> None:
-    driver = {"build": {}, "dkms": ["x-dkms"], "packages": [], "prebuilt": {}}
-    known = {
-        "linux": Declaration("linux", "kernel", {}),
-        "wifi": Declaration("wifi", "drivers", driver, {"kernel": ("linux",)}),
-        "signed": Declaration("signed", "sign-modules", {}, {"of": ("wifi",)}),
-        "os": Declaration("os", "image", {}, {"layers": ("linux", "wifi")}),
-        "good": Declaration("good", "image", {}, {"layers": ("linux", "signed")}),
-    }
+    known = signed_and_not(dkms=["x-dkms"])
     about = {"version": "6.12", "lockdown": "secure-boot"}
 
     def told(image: str, sign: bool = True, about: dict[str, str] | None = about) -> list[KbuildError]:
